@@ -1,0 +1,31 @@
+"""Batch normalization for JAX: exact, explicit, and every equation executable."""
+
+from bnjax import activations, costs, kernel, moments, network, norm, population, training
+from bnjax.activations import Activation
+from bnjax.moments import Moments
+from bnjax.network import Dense, Network, NormDense, apply, bn_apply, cost, init
+from bnjax.norm import batch_norm, normalize
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Activation",
+    "Dense",
+    "Moments",
+    "Network",
+    "NormDense",
+    "activations",
+    "apply",
+    "batch_norm",
+    "bn_apply",
+    "cost",
+    "costs",
+    "init",
+    "kernel",
+    "moments",
+    "network",
+    "norm",
+    "normalize",
+    "population",
+    "training",
+]

@@ -1,0 +1,241 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from jax.test_util import check_grads
+from reference import relative
+
+from bnjax import batch_norm, kernel, normalize
+
+RULES = ("vjp", "autodiff")
+rng = np.random.default_rng(0)
+WEIGHTS = {
+    "none": None,
+    "mask": rng.random((6, 1)) > 0.4,
+    "weights": rng.random((6, 1)) * (rng.random((6, 1)) > 0.3),
+    "per channel": rng.random((6, 3)) * (rng.random((6, 3)) > 0.3),
+}
+
+
+def everything(rule, where, eps, axis=-1):
+    """All gradients of a function of y and of both moments."""
+
+    def f(x, gamma, beta, y_bar, mean_bar, var_bar):
+        y, m = batch_norm(x, gamma, beta, rule=rule, where=where, eps=eps, axis=axis)
+        return jnp.sum(y * y_bar) + jnp.sum(m.mean * mean_bar) + jnp.sum(m.var * var_bar)
+
+    return jax.jit(jax.grad(f, (0, 1, 2)))
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-5, 0.5])
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("rule", RULES)
+def test_all_gradients_match_the_equations(rule, kind, eps):
+    x, y_bar = rng.normal(size=(2, 6, 3))
+    gamma, beta, mean_bar, var_bar = rng.normal(size=(4, 3))
+    where = WEIGHTS[kind]
+    ours = everything(rule, where, eps)(x, gamma, beta, y_bar, mean_bar, var_bar)
+    wanted = reference.pull_back(
+        x, y_bar, gamma, eps=eps, weights=where, mean_bar=mean_bar, var_bar=var_bar
+    )
+    for a, b in zip(ours, wanted, strict=True):
+        np.testing.assert_allclose(a, b.reshape(a.shape), rtol=1e-11, atol=1e-13)
+    y, _ = batch_norm(x, gamma, beta, rule=rule, where=where, eps=eps)
+    np.testing.assert_allclose(
+        y, reference.batch_norm(x, gamma, beta, eps=eps, weights=where)[0], rtol=1e-12, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((5, 3), 0), ((2, 3, 4), 1), ((2, 3, 4), (0, -1))])
+def test_any_axis_may_hold_the_features(shape, axis):
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    x, y_bar = rng.normal(size=(2, *shape))
+    channels = [shape[a] for a in sorted(a % len(shape) for a in axes)]
+    gamma, beta, mean_bar, var_bar = rng.normal(size=(4, *channels))
+    ours = everything("vjp", None, 1e-5, axis)(x, gamma, beta, y_bar, mean_bar, var_bar)
+    wanted = reference.pull_back(x, y_bar, gamma, axis=axes, mean_bar=mean_bar, var_bar=var_bar)
+    for a, b in zip(ours, wanted, strict=True):
+        np.testing.assert_allclose(a, b.reshape(a.shape), rtol=1e-11, atol=1e-13)
+
+
+def test_the_pull_back_is_the_transposed_jacobian_of_the_reference():
+    x, gamma, beta = rng.normal(size=(5, 2)), rng.normal(size=2), rng.normal(size=2)
+    forward = jax.jacfwd(lambda *a: batch_norm(*a, rule="autodiff")[0], (0, 1, 2))(x, gamma, beta)
+    reverse = jax.jacrev(lambda *a: batch_norm(*a)[0], (0, 1, 2))(x, gamma, beta)
+    for a, b in zip(forward, reverse, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+
+
+def test_the_rule_holds_to_second_order():
+    args = rng.normal(size=(4, 2)), rng.normal(size=2), rng.normal(size=2)
+    check_grads(lambda *a: jnp.sin(batch_norm(*a)[0]), args, order=2, modes=["rev"])
+
+
+@pytest.mark.parametrize("what", ["factor", "frozen statistics", "another x̂"])
+def test_a_planted_wrong_rule_is_refused(what, monkeypatch):
+    right = kernel.project
+
+    def wrong(t, x, centre, scale, inv_std, along, **more):
+        if what == "factor":
+            along = along._replace(deviations=along.deviations * (1 + 5e-4))
+        elif what == "frozen statistics":
+            along = kernel.Overlaps(0 * along.ones, 0 * along.deviations)
+        else:
+            x = x[::-1]
+        return right(t, x, centre, scale, inv_std, along, **more)
+
+    monkeypatch.setattr(kernel, "project", wrong)
+    with pytest.raises(AssertionError):
+        test_all_gradients_match_the_equations("vjp", "none", 1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_lies_under_a_zero_weight_influences_nothing(rule):
+    x, y_bar = rng.normal(size=(2, 6, 3))
+    where = np.array([1, 0, 1, 1, 0, 1])[:, None] > 0
+    hidden = np.where(where, x, [np.nan, np.inf, 1e30])
+    f = everything(rule, where, 1e-5)
+    args = (*rng.normal(size=(2, 3)), y_bar, *rng.normal(size=(2, 3)))
+    for a, b in zip(f(x, *args), f(hidden, *args), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_wholly_masked_channel_gives_beta_and_no_gradient(rule):
+    x, y_bar = rng.normal(size=(2, 4, 2))
+    where = np.array([[True, False]] * 4)
+    beta = jnp.array([3.0, 7.0])
+    y, moments = batch_norm(x, None, beta, where=where, rule=rule)
+    assert y[:, 1].tolist() == [7.0] * 4 and moments.count.tolist() == [4.0, 0.0]
+    grads = everything(rule, where, 0.0)(x, beta, beta, y_bar, beta, beta)
+    assert all(bool(jnp.all(jnp.isfinite(g))) for g in grads)
+    assert not jnp.any(grads[0][:, 1]) and grads[1][1] == 0
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_constant_channel_gives_exactly_beta(rule, eps):
+    x = jnp.full((37, 1), 3.3, jnp.float32)
+    y, _ = batch_norm(x, jnp.array([2.0]), jnp.array([0.25]), eps=eps, rule=rule)
+    assert y.tolist() == [[0.25]] * 37
+    grad = jax.grad(lambda x: jnp.sum(batch_norm(x, eps=eps, rule=rule)[0] ** 2))(x)
+    assert not jnp.any(grad)
+
+
+def test_an_empty_batch_is_empty():
+    y, moments = batch_norm(jnp.ones((0, 3)))
+    assert y.shape == (0, 3) and moments.count.tolist() == [0.0] * 3
+
+
+def test_nan_at_a_valid_place_stays_in_its_channel():
+    y, _ = batch_norm(jnp.ones((4, 2)).at[1, 0].set(jnp.nan))
+    assert jnp.all(jnp.isnan(y[:, 0])) and not jnp.any(y[:, 1])
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4, 1e6])
+def test_single_precision_is_exact_under_an_offset(offset):
+    x = (rng.normal(size=(256, 8)) + offset).astype(np.float32)
+    y_bar, gamma, beta = (rng.normal(size=s).astype(np.float32) for s in ((256, 8), 8, 8))
+    zero = np.zeros(8, np.float32)
+    ours = everything("vjp", None, 1e-5)(x, gamma, beta, y_bar, zero, zero)
+    wanted = reference.pull_back(x, y_bar, gamma)
+    for a, b in zip(ours, wanted, strict=True):
+        assert relative(a, b.reshape(a.shape)) < 5e-7
+    y, _ = batch_norm(x, gamma, beta)
+    assert relative(y, reference.batch_norm(x, gamma, beta)[0]) < 5e-7
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_rounds_once(dtype):
+    x = jnp.asarray(rng.normal(size=(64, 3)) + 5, dtype)
+    gamma = jnp.ones(3, jnp.float32)
+    y, moments = batch_norm(x, gamma)
+    assert y.dtype == dtype and moments.mean.dtype == jnp.float32
+    wanted = reference.batch_norm(np.asarray(x, np.float64))[0]
+    assert relative(y, wanted) < jnp.finfo(dtype).eps / 2
+    x_bar, gamma_bar = jax.grad(lambda x, g: jnp.sum(batch_norm(x, g)[0] ** 3), (0, 1))(x, gamma)
+    assert x_bar.dtype == dtype and gamma_bar.dtype == jnp.float32
+
+
+def test_the_pull_back_saves_x_and_vectors_only():
+    x, gamma, beta = jnp.ones((512, 4), jnp.bfloat16), jnp.ones(4), jnp.ones(4)
+    _, pull_back = jax.vjp(lambda *a: batch_norm(*a)[0], x, gamma, beta)
+    leaves = [leaf for leaf in jax.tree.leaves(pull_back) if hasattr(leaf, "nbytes")]
+    large = [leaf for leaf in leaves if leaf.size >= x.size]
+    assert [leaf.dtype for leaf in large] == [x.dtype]
+    assert sum(leaf.nbytes for leaf in leaves) < x.nbytes + 20 * gamma.nbytes
+
+
+@pytest.mark.parametrize("transform", ["jit", "vmap", "scan", "remat"])
+def test_the_rule_works_under(transform):
+    x, w = jnp.asarray(rng.normal(size=(3, 5, 2))), jnp.asarray(rng.random((3, 5)))
+
+    def f(x, w, rule="vjp"):
+        return jnp.sum(jnp.sin(batch_norm(x, where=w[:, None], rule=rule)[0]))
+
+    wanted = jnp.stack([jax.grad(f)(*one, "autodiff") for one in zip(x, w, strict=True)])
+    if transform == "jit":
+        got = jnp.stack([jax.jit(jax.grad(f))(*one) for one in zip(x, w, strict=True)])
+    elif transform == "vmap":
+        got = jax.vmap(jax.grad(f))(x, w)
+    elif transform == "scan":
+        got = jax.grad(lambda x: jax.lax.scan(lambda c, a: (c + f(*a), None), 0.0, (x, w))[0])(x)
+    else:
+        got = jax.vmap(jax.grad(jax.checkpoint(f)))(x, w)
+    np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-13)
+
+
+def test_normalize_is_the_affine_map_of_p3():
+    x, mean, gamma, beta = rng.normal(size=(4, 3)), *rng.normal(size=(3, 3))
+    var = rng.random(3)
+    r = 1 / np.sqrt(var + 1e-5)
+    wanted = gamma * x * r + (beta - gamma * mean * r)  # P.3
+    np.testing.assert_allclose(normalize(x, mean, var, gamma, beta), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_normalize_looks_at_each_sample_alone():
+    x, mean, var = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((5, 3), 3, 3))
+    together = normalize(x, mean, var**2)
+    for s in range(5):
+        np.testing.assert_array_equal(normalize(x[s : s + 1], mean, var**2), together[s : s + 1])
+
+
+X = jnp.ones((7, 3))
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (
+            lambda: batch_norm(X, jnp.ones(4)),
+            ValueError,
+            r"batch_norm: `gamma` must have shape \(3,\) to match axis -1 of `x` with shape "
+            r"\(7, 3\); got \(4,\)\.",
+        ),
+        (lambda: batch_norm(X, beta=jnp.ones((1, 3))), ValueError, "`beta` must have shape"),
+        (lambda: batch_norm(jnp.ones((7, 3), int)), TypeError, "`x` must be floating.*got int64"),
+        (lambda: batch_norm(X > 0), TypeError, "got bool"),
+        (lambda: batch_norm(X + 0j), TypeError, "got complex128"),
+        (lambda: batch_norm(X, jnp.ones(3, int)), TypeError, "`gamma` must be floating"),
+        (
+            lambda: batch_norm(X, axis=2),
+            ValueError,
+            "`axis` must name axes of `x`, between -2 and 1",
+        ),
+        (lambda: batch_norm(X, axis=(0, 1)), ValueError, "leave at least one sample axis"),
+        (lambda: batch_norm(X, axis=(1, -1)), ValueError, "different feature axes"),
+        (lambda: batch_norm(X, axis=1.5), ValueError, "got 1.5"),
+        (lambda: batch_norm(X, eps=-1.0), ValueError, "`eps` must be a static.*got -1.0"),
+        (lambda: batch_norm(X, eps=float("nan")), ValueError, "got nan"),
+        (lambda: batch_norm(X, where=jnp.ones(7)), ValueError, "`where` must be broadcastable"),
+        (lambda: batch_norm(X, where=X + 0j), TypeError, "`where` must be a boolean mask"),
+        (lambda: batch_norm(X, rule="vpj"), ValueError, "got 'vpj'; did you mean 'vjp'?"),
+        (lambda: batch_norm(X[:1]), ValueError, "at least two values per channel.*normalize"),
+        (lambda: normalize(X, jnp.ones(2), jnp.ones(3)), ValueError, "normalize: `mean` must have"),
+        (lambda: normalize(X, None, jnp.ones(3)), TypeError, "normalize: `mean` and `var`"),
+    ],
+)
+def test_bad_input_is_refused_in_words(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()
