@@ -1,0 +1,124 @@
+"""Costs, each with the link that turns logits into predictions, and its output error.
+
+(BL.2)  C = Σ_s w_s C_s / Σ_s w_s, with C_s summed over the outputs
+(BL.3)  Δᴸ = (uᴸ − φ) w / Σ w, for each cost with its own link (w = 1 without weights)
+
+Source: S0/S1 §1; squared error and softmax are among the costs the sources allow.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from bnjax._errors import unknown_name
+
+
+class Cost(NamedTuple):
+    """A cost of logits y and targets φ, with its link.
+
+    Attributes:
+        per_sample: (y, φ), both (B, n_out) -> C_s, (B,).
+        link: y -> u = the prediction: sigmoid, softmax or the identity.
+        error: (y, φ) -> ∂C_s/∂y = u − φ, (B, n_out), formed without cancellation where possible.
+    """
+
+    per_sample: Callable[[Array, Array], Array]
+    link: Callable[[Array], Array]
+    error: Callable[[Array, Array], Array]
+
+
+def _sigmoid_cross_entropy(y: Array, targets: Array) -> Array:
+    # −φ log u − (1 − φ) log(1 − u), without forming u, which rounds to 0 or 1; and not as
+    # softplus(y) − φ y, whose derivative u − φ cancels where the prediction is good
+    return jnp.sum(targets * jax.nn.softplus(-y) + (1 - targets) * jax.nn.softplus(y), axis=-1)
+
+
+def _sigmoid_error(y: Array, targets: Array) -> Array:
+    return (1 - targets) * jax.nn.sigmoid(y) - targets * jax.nn.sigmoid(-y)
+
+
+def _softmax_cross_entropy(y: Array, targets: Array) -> Array:
+    return -jnp.sum(targets * jax.nn.log_softmax(y), axis=-1)
+
+
+def _squared_error(y: Array, targets: Array) -> Array:
+    return jnp.sum((y - targets) ** 2, axis=-1) / 2
+
+
+COSTS: dict[str, Cost] = {
+    "sigmoid_cross_entropy": Cost(_sigmoid_cross_entropy, jax.nn.sigmoid, _sigmoid_error),
+    "softmax_cross_entropy": Cost(
+        _softmax_cross_entropy, jax.nn.softmax, lambda y, targets: jax.nn.softmax(y) - targets
+    ),
+    "squared_error": Cost(_squared_error, lambda y: y, lambda y, targets: y - targets),
+}
+
+
+def get(cost: str) -> Cost:
+    """Look a cost up by name.
+
+    Args:
+        cost: One of the names in `COSTS`.
+
+    Returns:
+        The cost with its link.
+
+    Raises:
+        ValueError: The name is unknown.
+
+    Example:
+        >>> print(get("sigmoid_cross_entropy").link(jnp.zeros(2)))
+        [0.5 0.5]
+    """
+    if cost not in COSTS:
+        raise ValueError(unknown_name("Network", "cost", cost, COSTS))
+    return COSTS[cost]
+
+
+def mean(values: Array, where: Array | None = None) -> Array:
+    """Average over the samples: Σ_s w_s C_s / Σ_s w_s (BL.2).
+
+    Args:
+        values: C_s, (B,).
+        where: None, or w, (B,): a mask or weights ≥ 0. A C_s under zero weight influences
+            nothing, NaN included.
+
+    Returns:
+        The mean, a scalar; 0 where no sample has weight.
+
+    Example:
+        >>> print(mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])))
+        2.0
+    """
+    if where is None:
+        return jnp.mean(values)
+    w = where.astype(values.dtype)
+    total = jnp.sum(w)
+    return jnp.sum(jnp.where(w > 0, w * values, 0)) / jnp.where(total > 0, total, 1)
+
+
+def output_error(cost: str, y: Array, targets: Array, where: Array | None = None) -> Array:
+    """Form Δᴸ = ∂C/∂yᴸ, the same expression for every cost with its link (BL.3).
+
+    Args:
+        cost: One of the names in `COSTS`.
+        y: Logits, (B, n_out).
+        targets: φ, (B, n_out).
+        where: None, or w, (B,): a mask or weights ≥ 0.
+
+    Returns:
+        Δᴸ, (B, n_out); 0 where the weight is zero.
+
+    Example:
+        >>> print(output_error("squared_error", jnp.array([[3.0]]), jnp.array([[1.0]])))
+        [[2.]]
+    """
+    error = get(cost).error(y, targets)
+    if where is None:
+        return error / y.shape[0]
+    w = where.astype(y.dtype)[:, None]
+    total = jnp.sum(w)
+    return jnp.where(w > 0, w * error, 0) / jnp.where(total > 0, total, 1)

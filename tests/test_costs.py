@@ -1,0 +1,53 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bnjax import costs
+
+rng = np.random.default_rng(0)
+Y, ONE_HOT = rng.normal(size=(5, 3)), np.eye(3)[[0, 2, 1, 1, 0]]
+THEIRS = {
+    "sigmoid_cross_entropy": lambda y, t: optax.losses.sigmoid_binary_cross_entropy(y, t).sum(-1),
+    "softmax_cross_entropy": optax.losses.softmax_cross_entropy,
+    "squared_error": lambda y, t: optax.losses.l2_loss(y, t).sum(-1),
+}
+
+
+@pytest.mark.parametrize("name", costs.COSTS)
+def test_costs_agree_with_optax(name):
+    ours = costs.get(name).per_sample(Y, ONE_HOT)
+    np.testing.assert_allclose(ours, THEIRS[name](Y, ONE_HOT), rtol=1e-12)
+
+
+@pytest.mark.parametrize("where", [None, np.array([1, 0, 1, 1, 0]) > 0, rng.random(5)])
+@pytest.mark.parametrize("name", costs.COSTS)
+def test_the_output_error_is_u_minus_phi(name, where):
+    def cost(y):
+        return costs.mean(costs.get(name).per_sample(y, ONE_HOT), where)
+
+    error = costs.output_error(name, Y, ONE_HOT, where)
+    np.testing.assert_allclose(error, jax.grad(cost)(Y), rtol=1e-11, atol=1e-15)
+    w = np.ones(5) if where is None else where.astype(float)
+    wanted = (costs.get(name).link(Y) - ONE_HOT) * (w / w.sum())[:, None]  # BL.3
+    np.testing.assert_allclose(error, wanted, rtol=1e-11, atol=1e-15)
+
+
+def test_the_sigmoid_s_error_keeps_its_digits_where_the_prediction_is_good():
+    y, targets = jnp.array([[12.0]], jnp.float32), jnp.ones((1, 1), jnp.float32)
+    error = costs.output_error("sigmoid_cross_entropy", y, targets)
+    np.testing.assert_allclose(error, -1 / (1 + np.exp(12.0)), rtol=1e-6)
+    cost = costs.get("sigmoid_cross_entropy").per_sample
+    np.testing.assert_allclose(jax.grad(lambda y: cost(y, targets)[0])(y), error, rtol=1e-6)
+
+
+def test_a_nan_under_zero_weight_does_not_count():
+    values = jnp.array([1.0, jnp.nan])
+    assert costs.mean(values, jnp.array([2.0, 0.0])) == 1.0
+    assert costs.mean(values, jnp.zeros(2)) == 0.0
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="got 'square_error'; did you mean 'squared_error'?"):
+        costs.get("square_error")

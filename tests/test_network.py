@@ -1,0 +1,116 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from bnjax import Activation, Network, apply, bn_apply, cost, init
+
+rng = np.random.default_rng(0)
+X, TARGETS = rng.normal(size=(6, 4)), (rng.random((6, 2)) > 0.5).astype(float)
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def test_both_networks_start_from_the_same_weights(key):
+    baseline, _ = init(Network((4, 5, 3, 2), norm=False), key)
+    bn, state = init(Network((4, 5, 3, 2)), key)
+    for a, b in zip(baseline, bn, strict=True):
+        np.testing.assert_array_equal(a.W, b.W)
+    assert [type(layer).__name__ for layer in bn] == ["NormDense", "NormDense", "Dense"]
+    assert len(state) == 2 and float(jnp.abs(bn[0].W).max()) <= (6 / 9) ** 0.5
+
+
+def test_apply_is_bl1(key):
+    net = Network((4, 5, 2), norm=False)
+    (first, last), _ = init(net, key)
+    first = first._replace(b=jnp.arange(5.0))
+    wanted = sigmoid(X @ np.asarray(first.W) + np.arange(5.0)) @ np.asarray(last.W)
+    np.testing.assert_allclose(apply(net, (first, last), X), wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("norm_output", [False, True])
+def test_bn_apply_is_bn1_to_bn3(key, norm_output):
+    net = Network((4, 5, 2), norm_output=norm_output, eps=0.1)
+    (first, last), state = init(net, key)
+    first = first._replace(gamma=jnp.arange(1.0, 6.0), beta=jnp.arange(5.0))
+    u = sigmoid(reference.batch_norm(X @ first.W, first.gamma, first.beta, eps=0.1)[0])
+    wanted = reference.batch_norm(u @ last.W, eps=0.1)[0] if norm_output else u @ last.W
+    got, new = bn_apply(net, (first, last), state, X, train=True)
+    np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(new[0].mean, (X @ first.W).mean(0), rtol=1e-11)
+    assert len(new) == len(state) == 1 + norm_output
+
+
+def test_evaluation_uses_the_statistics_and_leaves_the_state(key):
+    net = Network((4, 5, 2), decay=None)
+    params, state = init(net, key)
+    _, state = bn_apply(net, params, state, X, train=True)
+    together, same = bn_apply(net, params, state, X, train=False)
+    assert same is state
+    alone, _ = bn_apply(net, params, state, X[2:3], train=False)
+    np.testing.assert_allclose(alone[0], together[2], rtol=1e-12)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_masked_sample_influences_nothing(key, norm):
+    net = Network((4, 5, 2), norm=norm)
+    params, state = init(net, key)
+    where = np.array([1, 1, 0, 1, 1, 1]) > 0
+    x = np.where(where[:, None], X, np.nan)
+    targets = np.where(where[:, None], TARGETS, np.inf)
+
+    def f(params, x, targets, where=None):
+        return cost(net, params, state, x, targets, where=where)
+
+    value_and_grad = jax.jit(jax.value_and_grad(f, has_aux=True))
+    got = value_and_grad(params, x, targets, where)
+    wanted = value_and_grad(params, X[where], TARGETS[where])
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14)
+
+
+def test_an_activation_of_one_s_own(key):
+    net = Network((4, 5, 2), activation=Activation(jnp.sin, jnp.cos), norm=False)
+    params, _ = init(net, key)
+    wanted = np.sin(X @ params[0].W) @ params[1].W
+    np.testing.assert_allclose(jax.jit(apply, static_argnums=0)(net, params, X), wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"sizes": [4, 2]}, TypeError, r"`sizes` must be a tuple.*got list"),
+        ({"sizes": (4,)}, ValueError, "`sizes` must be"),
+        ({"sizes": (4, 0, 2)}, ValueError, r"got \(4, 0, 2\)"),
+        ({"activation": "rleu"}, ValueError, "did you mean 'relu'?"),
+        ({"cost": "sigmoid"}, ValueError, "`cost` must be one of"),
+        ({"norm": False, "norm_output": True}, ValueError, "got norm=False"),
+        ({"eps": -1e-5}, ValueError, "`eps` must be finite and >= 0; got -1e-05"),
+        ({"decay": 1.0}, ValueError, "`decay`, the weight on the old statistics"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(change, kind, message):
+    with pytest.raises(kind, match=message):
+        dataclasses.replace(Network((4, 2)), **change)
+
+
+def test_arguments_that_do_not_fit_are_refused(key):
+    net = Network((4, 3, 2))
+    params, state = init(net, key)
+    with pytest.raises(ValueError, match=r"`x` must have shape \(B, 4\).*got \(6, 3\)"):
+        bn_apply(net, params, state, X[:, :3], train=True)
+    with pytest.raises(ValueError, match="`params` must be what `init` gives"):
+        bn_apply(dataclasses.replace(net, norm=False), params, (), X, train=True)
+    with pytest.raises(ValueError, match="one PopulationState per normalization, 1 of them; got 0"):
+        bn_apply(net, params, (), X, train=True)
+    with pytest.raises(ValueError, match=r"`where` must have shape \(6,\)"):
+        bn_apply(net, params, state, X, train=True, where=np.ones((6, 1)))
+    with pytest.raises(ValueError, match=r"`targets` must have shape \(6, 2\).*got \(6,\)"):
+        cost(net, params, state, X, np.ones(6))
+    with pytest.raises(ValueError, match="apply: `net` must be a baseline"):
+        apply(net, params, X)
