@@ -1,0 +1,93 @@
+"""The house: who may import whom, what importing costs, and that cited tags exist."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bnjax
+
+PACKAGE = Path(bnjax.__file__).parent
+# a room may import from the rooms below it only
+FLOORS = (
+    "__init__",
+    "training",
+    "network",
+    "population",
+    "costs",
+    "activations",
+    "norm",
+    "kernel",
+    "moments",
+    "_errors",
+)
+EXTRA = {"matplotlib", "orbax", "rich", "tyro", "sklearn"}
+
+
+def imports(file):
+    """All modules that a file imports, wherever the statement stands."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms(file):
+    for name in imports(file):
+        parts = name.split(".")
+        if parts[0] == "bnjax" and len(parts) > 1:
+            yield parts[1]
+
+
+def test_every_room_is_on_a_floor():
+    assert {file.stem for file in PACKAGE.glob("*.py")} == set(FLOORS)
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_imports_point_downwards(room):
+    below = FLOORS[FLOORS.index(room) + 1 :]
+    modules = {
+        found for found in rooms(PACKAGE / f"{room}.py") if found in FLOORS or found == "app"
+    }
+    assert modules <= set(below)
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_only_training_knows_optax(room):
+    heads = {name.split(".")[0] for name in imports(PACKAGE / f"{room}.py")}
+    allowed = {"jax", "bnjax", *sys.stdlib_module_names}
+    assert heads <= (allowed | {"optax"} if room == "training" else allowed)
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.name)
+def test_public_jax_only(file):
+    assert "jax._src" not in file.read_text()
+
+
+def test_importing_bnjax_imports_no_extra_and_costs_little():
+    code = """
+import time, sys
+import jax, optax, chex
+before = set(sys.modules); start = time.perf_counter()
+import bnjax
+seconds = time.perf_counter() - start
+print(seconds, *{name.split(".")[0] for name in set(sys.modules) - before})
+"""
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    loaded = set(runs[0][1:])
+    assert not loaded & EXTRA
+    # the best of two: what is measured is the import, not the machine's other work
+    assert min(float(run[0]) for run in runs) < 0.3
+
+
+def test_all_public_names_exist():
+    assert all(hasattr(bnjax, name) for name in bnjax.__all__)
