@@ -1,0 +1,136 @@
+"""The options of each command, checked before anything is read or written."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from bnjax.activations import ACTIVATIONS
+from bnjax.app.errors import UserError, nearest
+from bnjax.costs import COSTS
+
+NETWORKS = ("both", "baseline", "bn")
+OPTIMIZERS = ("sgd", "momentum", "adam")
+GRADIENTS = ("rule", "autodiff")
+SCALES = ("auto", "standard", "range", "none")
+
+
+def _choice(names: tuple[str, ...] | dict[str, object]) -> object:
+    # names are checked here, not by the parser, for an error of one line with the nearest one
+    return tyro.conf.arg(metavar="|".join(names))
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a baseline and a batch-normalized network side by side, on the same batches.
+
+    Example: bnjax train --data digits --hidden 100 100 100 --learning-rate 3
+
+    Example: bnjax train --data iris.csv --label species --cost softmax_cross_entropy
+    """
+
+    data: Annotated[str, tyro.conf.arg(metavar="digits|breast_cancer|FILE.npz|FILE.csv|DIR")] = (
+        "digits"
+    )
+    """Embedded data, an npz with arrays x and y, a CSV, or a folder with MNIST's IDX files."""
+    label: str | None = None
+    """The CSV's label column; the last one by default."""
+    test_fraction: float = 0.2
+    """Share of the samples kept for testing, unless the data have a test set."""
+    scale: Annotated[str, _choice(SCALES)] = "auto"
+    """How features are scaled, by the training set; auto: range for images, else standard."""
+    network: Annotated[str, _choice(NETWORKS)] = "both"
+    """Which networks to train."""
+    hidden: tuple[int, ...] = (100, 100, 100)
+    """Sizes of the hidden layers."""
+    activation: Annotated[str, _choice(tuple(ACTIVATIONS))] = "sigmoid"
+    """Activation function of the hidden layers."""
+    cost: Annotated[str, _choice(tuple(COSTS))] = "sigmoid_cross_entropy"
+    """Cost; it brings the link of the last layer."""
+    norm_output: bool = False
+    """Normalize the last layer too."""
+    eps: float = 1e-5
+    """Added to the variance."""
+    decay: float | None = 0.9
+    """Weight on the old running statistics; None for the cumulative average."""
+    optimizer: Annotated[str, _choice(OPTIMIZERS)] = "sgd"
+    """Optimizer; momentum is sgd with momentum 0.9."""
+    learning_rate: float | None = None
+    """Learning rate of both networks. By default 3 for sgd on digits, where the baseline is
+    fastest (benchmarks/RESULTS.md), else 0.5 for sgd, 0.05 for momentum, 0.001 for adam."""
+    batch_size: int | Literal["full"] = 60
+    """Samples in a mini-batch; full for batch gradient descent, 1 for incremental (baseline)."""
+    epochs: int = 60
+    """Passes over the training set."""
+    seed: int = 0
+    """Of the split, the weights and the order of the samples."""
+    gradient: Annotated[str, _choice(GRADIENTS)] = "rule"
+    """Gradient of the normalization: the hand-derived rule, or JAX's."""
+    out: str | None = None
+    """Folder for the run; runs/<time> by default."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Use the folder even if it holds an earlier run, which is lost."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the summary as one JSON object."""
+
+    def check(self) -> None:
+        """Refuse what no data could make right.
+
+        Raises:
+            UserError: A name is unknown or a number out of its range.
+        """
+        for option, valid in (
+            ("scale", SCALES),
+            ("network", NETWORKS),
+            ("activation", ACTIVATIONS),
+            ("cost", COSTS),
+            ("optimizer", OPTIMIZERS),
+            ("gradient", GRADIENTS),
+        ):
+            name = getattr(self, option)
+            if name not in valid:
+                raise UserError(f"--{option}: unknown name {name!r}: {nearest(name, valid)}")
+        _check_number("--test-fraction", self.test_fraction, above=0, below=1)
+        for size in self.hidden:
+            _check_number("--hidden", size, least=1)
+        _check_number("--eps", self.eps, least=0)
+        if self.decay is not None:
+            _check_number("--decay", self.decay, least=0, below=1)
+        if self.learning_rate is not None:
+            _check_number("--learning-rate", self.learning_rate, above=0)
+        if self.batch_size != "full":
+            _check_number("--batch-size", self.batch_size, least=1)
+        if self.batch_size == 1 and self.network != "baseline":
+            raise UserError(
+                "--batch-size: a batch of 1 has no variance to normalize with, expected at least "
+                "2, got 1; use a larger batch, or --network baseline"
+            )
+        if self.norm_output and self.network == "baseline":
+            raise UserError(
+                "--norm-output: the baseline normalizes nothing; use --network bn or both"
+            )
+        _check_number("--epochs", self.epochs, least=1)
+        _check_number("--seed", self.seed, least=0, below=2**32)
+
+    def resolved_learning_rate(self) -> float:
+        """Tell the learning rate that is meant."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        if (self.data, self.optimizer) == ("digits", "sgd"):
+            return 3.0
+        return {"sgd": 0.5, "momentum": 0.05, "adam": 0.001}[self.optimizer]
+
+
+def _check_number(
+    option: str,
+    value: float,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    below: float = float("inf"),
+) -> None:
+    low = f"at least {least}" if above is None else f"above {above}"
+    high = "" if below == float("inf") else f" and below {below}"
+    inside = (above is None or value > above) and (least is None or value >= least)
+    if not (inside and value < below):  # NaN is outside of everything
+        raise UserError(f"{option}: expected a number {low}{high}, got {value}")

@@ -1,0 +1,220 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from bnjax.app.main import run
+
+QUICK = ["--epochs", "2", "--hidden", "6", "--batch-size", "200"]
+
+
+def bnjax(*arguments, **more):
+    """The command in a process of its own."""
+    code = "from bnjax.app.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **more,
+    )
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One quick run on digits: its folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "quick"
+    return folder, bnjax("train", *QUICK, "--out", folder, "--json", cwd=folder.parent)
+
+
+def test_json_prints_one_object_on_stdout_and_progress_goes_to_stderr(finished):
+    folder, process = finished
+    summary = json.loads(process.stdout)
+    assert process.returncode == 0 and summary["out"] == str(folder)
+    assert "epoch 2/2" in process.stderr and "samples/s" in process.stderr
+    assert summary["data"]["classes"] == [str(digit) for digit in range(10)]
+    assert set(summary["networks"]) == {"baseline", "bn"}
+    for differences in summary["gradient_difference"].values():
+        assert set(differences) == {"W", "gamma", "beta"}
+        assert 0 < max(differences.values()) < 1e-5
+
+
+def test_the_run_folder_holds_what_it_should(finished):
+    folder, _ = finished
+    names = {"config.json", "metrics.jsonl", "curves.png", "inputs.png"}
+    assert {file.name for file in folder.iterdir()} == names | {
+        "params_baseline.npz",
+        "params_bn.npz",
+    }
+    lines = metrics(folder)
+    assert [(line["network"], line["epoch"], line["step"]) for line in lines] == [
+        ("baseline", 1, 8),
+        ("bn", 1, 8),
+        ("baseline", 2, 16),
+        ("bn", 2, 16),
+    ]
+    for line in lines:
+        assert line["cost"] > 0 and line["seconds"] > 0
+        assert 0 <= line["test_accuracy"] <= 1 and 0 <= line["train_accuracy"] <= 1
+    config = json.loads((folder / "config.json").read_text())
+    assert config["options"]["seed"] == 0 and config["resolved"]["learning_rate"] == 3.0
+    assert {"bnjax", "jax", "optax"} <= set(config["versions"])
+    with np.load(folder / "params_bn.npz") as saved:
+        assert saved["layer0.W"].shape == (64, 6) and saved["layer0.var"].shape == (6,)
+        assert saved["layer1.b"].shape == (10,) and saved["layer0.batches"].tolist() == [16] * 6
+    for picture in ("curves.png", "inputs.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_repeats_to_the_last_bit(finished, tmp_path, capsys):
+    folder, _ = finished
+    again = bnjax("train", *QUICK, "--out", tmp_path / "again")
+    assert again.returncode == 0
+    timeless = [
+        [{key: value for key, value in line.items() if key != "seconds"} for line in metrics(path)]
+        for path in (folder, tmp_path / "again")
+    ]
+    assert timeless[0] == timeless[1]
+    assert "steps to 95 %" in again.stdout and str(tmp_path / "again") in again.stdout
+
+
+def test_a_folder_in_use_is_refused_unless_overwritten(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text("precious\n")
+    (tmp_path / "notes.txt").write_text("mine\n")
+    one = [*QUICK, "--epochs", "1", "--network", "bn", "--out", str(tmp_path)]
+    assert run(["train", *one]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert (tmp_path / "metrics.jsonl").read_text() == "precious\n"
+    assert run(["train", *one, "--overwrite"]) == 0
+    assert len(metrics(tmp_path)) == 1 and (tmp_path / "notes.txt").read_text() == "mine\n"
+
+
+def test_a_binary_task_has_one_output(tmp_path, capsys):
+    arguments = ["--data", "breast_cancer", "--network", "bn", "--epochs", "6", "--hidden", "8"]
+    assert run(["train", *arguments, "--json", "--out", str(tmp_path / "run")]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert len(summary["data"]["classes"]) == 2
+    with np.load(tmp_path / "run" / "params_bn.npz") as saved:
+        assert saved["layer1.W"].shape == (8, 1)
+    assert summary["networks"]["bn"]["final_test_accuracy"] > 0.9
+
+
+def test_regression_is_judged_by_its_cost(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 3))
+    np.savez(tmp_path / "data.npz", x=x, y=x @ [1.0, -2.0, 0.5] + 0.01)
+    arguments = ["--data", str(tmp_path / "data.npz"), "--cost", "squared_error", "--epochs", "30"]
+    arguments += ["--hidden", "16", "--learning-rate", "0.05", "--activation", "tanh"]
+    assert run(["train", *arguments, "--out", str(tmp_path / "run")]) == 0
+    assert "final test cost" in capsys.readouterr().out
+    lines = [line for line in metrics(tmp_path / "run") if line["network"] == "bn"]
+    assert lines[-1]["test_accuracy"] is None
+    assert lines[-1]["test_cost"] < lines[0]["test_cost"] / 3
+
+
+@pytest.mark.parametrize("more", [["--batch-size", "1", "--network", "baseline"], ["--hidden"]])
+def test_incremental_updates_and_no_hidden_layer(more, tmp_path):
+    one = ["--epochs", "1", "--hidden", "4", "--network", "both", "--data", "breast_cancer"]
+    assert run(["train", *one, *more, "--learning-rate", "0.1", "--out", str(tmp_path / "r")]) == 0
+
+
+def test_batch_gradient_descent_makes_one_step_per_epoch(tmp_path):
+    assert run(["train", *QUICK, "--batch-size", "full", "--out", str(tmp_path / "run")]) == 0
+    assert metrics(tmp_path / "run")[-1]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "digit"], "did you mean 'digits'?"),
+        (["--data", "nowhere.csv"], "nowhere.csv"),
+        (["--activation", "sigmod"], "--activation: unknown name 'sigmod': did you mean 'sigmoid'"),
+        (["--cost", "softmax"], "--cost: unknown name 'softmax'"),
+        (["--network", "nb"], "--network: unknown name 'nb'"),
+        (["--optimizer", "sdg"], "did you mean 'sgd'?"),
+        (["--gradient", "by-hand"], "--gradient: unknown name"),
+        (["--scale", "ranges"], "did you mean 'range'?"),
+        (["--learning-rate", "-1"], "--learning-rate: expected a number above 0, got -1.0"),
+        (["--learning-rate", "nan"], "got nan"),
+        (["--eps", "-0.1"], "--eps: expected a number at least 0, got -0.1"),
+        (["--decay", "1"], "--decay: expected a number at least 0 and below 1, got 1.0"),
+        (["--hidden", "10", "0"], "--hidden: expected a number at least 1, got 0"),
+        (["--epochs", "0"], "--epochs: expected a number at least 1, got 0"),
+        (["--epochs", "many"], "--epochs"),
+        (["--batch-size", "0"], "--batch-size: expected a number at least 1, got 0"),
+        (["--batch-size", "1"], "a batch of 1 has no variance"),
+        (["--batch-size", "5000"], "expected at most 1437, the size of the training set, got 5000"),
+        (["--test-fraction", "1.5"], "--test-fraction"),
+        (["--seed", "-3"], "--seed: expected a number at least 0"),
+        (["--norm-output", "--network", "baseline"], "--norm-output: the baseline normalizes"),
+        (["--epoch", "3"], "Unrecognized options: --epoch, 3 Did you mean --epochs?"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("bnjax: ")
+    assert printed.err.count("\n") == 1 and message in printed.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unwritable_folder_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run(["train", *QUICK, "--out", str(tmp_path / "file" / "run")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_help_has_an_example_and_version_works(capsys):
+    assert run(["--version"]) == 0 and run(["--help"]) == 0 and run(["train", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("bnjax 0.") and printed.count("Example: bnjax train") >= 2
+    assert run(["trian"]) == 2
+    assert "trian" in capsys.readouterr().err
+
+
+def test_without_the_extra_one_line_says_what_to_install():
+    code = """
+import sys
+sys.modules["tyro"] = None
+from bnjax.app.main import run
+sys.exit(run(["train"]))
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert "pip install 'bnjax[cli]'" in process.stderr
+
+
+def test_ctrl_c_writes_what_has_been_learnt(tmp_path):
+    folder = tmp_path / "run"
+    command = "from bnjax.app.main import main; main()"
+    arguments = ["train", "--epochs", "100000", "--hidden", "6", "--out", str(folder)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        started = folder / "metrics.jsonl"
+        if process.poll() is not None or (started.exists() and started.stat().st_size):
+            break
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted after epoch" in err and "network" in out
+    lines = metrics(folder)
+    with np.load(folder / "params_bn.npz") as saved:
+        assert saved["layer0.batches"][0] == lines[-1]["step"]
+    assert (folder / "curves.png").exists()
