@@ -66,7 +66,7 @@ def test_the_run_folder_holds_what_it_should(finished):
         assert line["cost"] > 0 and line["seconds"] > 0
         assert 0 <= line["test_accuracy"] <= 1 and 0 <= line["train_accuracy"] <= 1
     config = json.loads((folder / "config.json").read_text())
-    assert config["options"]["seed"] == 0 and config["resolved"]["learning_rate"] == 3.0
+    assert config["options"]["seed"] == 0 and config["resolved"]["learning_rate"] == 1.5
     assert {"bnjax", "jax", "optax"} <= set(config["versions"])
     with np.load(folder / "params_bn.npz") as saved:
         assert saved["layer0.W"].shape == (64, 6) and saved["layer0.var"].shape == (6,)

@@ -24,7 +24,7 @@ def _choice(names: tuple[str, ...] | dict[str, object]) -> object:
 class Train:
     """Train a baseline and a batch-normalized network side by side, on the same batches.
 
-    Example: bnjax train --data digits --hidden 100 100 100 --learning-rate 3
+    Example: bnjax train --data digits --hidden 100 100 100 --learning-rate 2
 
     Example: bnjax train --data iris.csv --label species --cost softmax_cross_entropy
     """
@@ -56,7 +56,7 @@ class Train:
     optimizer: Annotated[str, _choice(OPTIMIZERS)] = "sgd"
     """Optimizer; momentum is sgd with momentum 0.9."""
     learning_rate: float | None = None
-    """Learning rate of both networks. By default 3 for sgd on digits, where the baseline is
+    """Learning rate of both networks. By default 1.5 for sgd on digits, where the baseline is
     fastest (benchmarks/RESULTS.md), else 0.5 for sgd, 0.05 for momentum, 0.001 for adam."""
     batch_size: int | Literal["full"] = 60
     """Samples in a mini-batch; full for batch gradient descent, 1 for incremental (baseline)."""
@@ -117,7 +117,7 @@ class Train:
         if self.learning_rate is not None:
             return self.learning_rate
         if (self.data, self.optimizer) == ("digits", "sgd"):
-            return 3.0
+            return 1.5
         return {"sgd": 0.5, "momentum": 0.05, "adam": 0.001}[self.optimizer]
 
 

@@ -167,7 +167,10 @@ def _train(
     x, targets, x_test, targets_test = (jnp.asarray(array) for array in arrays)
     samples = x.shape[0]
     key = jax.random.fold_in(jax.random.key(options.seed), 1)  # not the weights' key
-    order = training.shuffle(key, samples, batch_size)
+    deal = jax.jit(
+        lambda epoch: training.shuffle(jax.random.fold_in(key, epoch), samples, batch_size)
+    )
+    order = deal(0)
     epochs = {  # compiled ahead, so that speed is measured without it
         name: run.epoch.lower(run.train_state, order, x, targets).compile()
         for name, run in runs.items()
@@ -186,7 +189,7 @@ def _train(
             run.inputs.append(np.asarray(run.percentiles(run.train_state)))
     with TrainingProgress(tuple(runs), options.epochs) as progress:
         for epoch in range(1, options.epochs + 1):
-            order = training.shuffle(jax.random.fold_in(key, epoch), samples, batch_size)
+            order = deal(epoch)
             if epoch in at:
                 check(at[epoch], np.asarray(order)[0])
             for name, run in runs.items():
