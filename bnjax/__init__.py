@@ -1,6 +1,15 @@
 """Batch normalization for JAX: exact, explicit, and every equation executable."""
 
-from bnjax import activations, costs, kernel, moments, network, norm, population, training
+from bnjax import (
+    activations,
+    costs,
+    kernel,
+    moments,
+    network,
+    norm,
+    population,
+    training,
+)
 from bnjax.activations import Activation
 from bnjax.moments import Moments
 from bnjax.network import Dense, Network, NormDense, apply, bn_apply, cost, init

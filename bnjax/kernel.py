@@ -6,7 +6,9 @@
 (D.17)  K(t; a, b) = γ r [t − a ⟨b t⟩ − a x̂ ⟨b t x̂⟩],  ⟨t⟩ = Σ_s t_s / n
 
 With (a, b) = (1, w) it pushes a tangent forward, with (w, 1) it pulls a cotangent back; for equal
-weights the two are the same symmetric operator.
+weights the two are the same symmetric operator. It comes in three steps, between which sums can
+travel between devices: `overlaps` of t with the two directions that normalization removes, the
+`amounts` to remove per channel, and `project`.
 
 Source: S0/S1 eq. 3; the weights are ours.
 """
@@ -16,11 +18,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from bnjax import layout as layouts
+from bnjax.layout import Layout, fresh
 from bnjax.moments import Centre, centred
 
 
-class Overlaps(NamedTuple):
-    """Σ_s b t and Σ_s b t (x − μ): how far t lies along the directions that K removes."""
+class Along(NamedTuple):
+    """Per channel, something for each direction that K removes: 1, and x − μ."""
 
     ones: Array
     deviations: Array
@@ -29,22 +33,29 @@ class Overlaps(NamedTuple):
 def inverse_std(var: Array, eps: float) -> Array:
     """Form r = (σ² + ε)^(−1/2), and 0 where σ² + ε = 0: there y is β and nothing moves it."""
     total = var + eps
-    return jnp.where(total > 0, 1 / jnp.sqrt(jnp.where(total > 0, total, 1)), 0 * total)
+    return 1 / jnp.sqrt(jnp.where(total == 0, jnp.inf, total))
 
 
-def overlaps(t: Array, x: Array, centre: Centre, axes: tuple[int, ...]) -> Overlaps:
-    """Sum t, and t (x − μ), over the sample axes.
+def overlaps(t: Array, x: Array, centre: Centre, layout: Layout) -> Along:
+    """Sum b t, and b t (x − μ), over this device's samples.
 
     Args:
-        t: A tangent or cotangent of x's shape, already multiplied by b, in the sums' dtype.
-        x: What is normalized.
+        t: b t: a tangent or cotangent of x, in the sums' dtype and in `layout`.
+        x: What is normalized, in `layout`.
         centre: Its centre.
-        axes: The sample axes.
+        layout: Where the samples are.
     """
-    return Overlaps(
-        jnp.sum(t, axes, keepdims=True),
-        jnp.sum(t * centred(x, centre), axes, keepdims=True),
-    )
+    ones = layout.sum(t)
+    # t apart from x: a tangent is linear, and a barrier around both would not be
+    t, (x, shift) = fresh(t), fresh((x, centre.shift), reader=2)  # 1 is the forward's
+    # Σ t (x − shift) − remainder Σ t: one subtraction per number less than t (x − μ)
+    deviations = layout.sum(t * (x.astype(shift.dtype) - layout.row(shift)))
+    return Along(ones, deviations - centre.remainder * ones)
+
+
+def amounts(along: Along, scale: Array, inv_std: Array) -> Along:
+    """Tell how much of each direction K removes, n-fold: −γ r Σ b t and −γ r³ Σ b t (x − μ)."""
+    return Along(-scale * along.ones, -scale * inv_std**2 * along.deviations)
 
 
 def project(
@@ -52,38 +63,46 @@ def project(
     x: Array,
     centre: Centre,
     scale: Array,
-    inv_std: Array,
-    along: Overlaps,
-    *,
+    removed: Along,
+    layout: Layout,
     weights: Array | None = None,
-    mean_bar: Array | float = 0.0,
-    var_bar: Array | float = 0.0,
 ) -> Array:
-    """Apply K to t, given t's overlaps (D.4, D.17), and add the moments' share (D.7).
+    """Apply K, given what it removes: γ r t + (a/n) [removed.ones + removed.deviations (x − μ)].
 
     Args:
-        t: A tangent or cotangent of x's shape, in the sums' dtype.
-        x: What is normalized.
+        t: A tangent or cotangent of x, in the sums' dtype and in `layout`.
+        x: What is normalized, in `layout`.
         centre: Its centre, with the count n.
-        scale: γ r, broadcastable to x.
-        inv_std: r, broadcastable to x.
-        along: `overlaps` of b t.
-        weights: The factor a: w when cotangents are pulled back, None (one) otherwise.
-        mean_bar: μ̄, the cotangent of the mean.
-        var_bar: σ̄², the cotangent of the biased variance.
+        scale: γ r.
+        removed: `amounts`; with (μ̄, 2 σ̄²) added where the moments have cotangents (D.7).
+        layout: Where the samples are.
+        weights: The factor a: w where cotangents are pulled back, None (one) otherwise.
 
     Returns:
-        K(t; a, b) + (a/n) [μ̄ + 2 σ̄² (x − μ)], of x's shape, in the sums' dtype.
+        Of x's shape, in the sums' dtype and in `layout`.
     """
-    n = jnp.where(centre.count > 0, centre.count, 1)
-    ones = (mean_bar - scale * along.ones) / n
-    deviations = (2 * var_bar - scale * inv_std**2 * along.deviations) / n
-    removed = ones + deviations * centred(x, centre)
-    return scale * t + (removed if weights is None else weights * removed)
+    # not a constant to XLA:CPU, which would compute a product with one anew for every number
+    n = fresh(jnp.where(centre.count > 0, centre.count, 1))
+    t, (x, shift) = fresh(t, reader=2), fresh((x, centre.shift), reader=3)
+    deviation = centred(x, centre._replace(shift=shift), layout)
+    back = layout.row(removed.ones / n) + layout.row(removed.deviations / n) * deviation
+    return layout.row(scale) * t + (back if weights is None else weights * back)
 
 
-def K(
-    t: Array, x: Array, centre: Centre, scale: Array, inv_std: Array, axes: tuple[int, ...]
-) -> Array:
-    """Apply K of an unweighted batch to t: `overlaps`, then `project` (D.4)."""
-    return project(t, x, centre, scale, inv_std, overlaps(t, x, centre, axes))
+def K(t: Array, x: Array, centre: Centre, scale: Array, inv_std: Array) -> Array:
+    """Apply K of an unweighted batch to t: all three steps, for (B, n) arrays (D.4).
+
+    Args:
+        t: Tangent or cotangent, (B, n).
+        x: What is normalized, (B, n).
+        centre: Its centre.
+        scale: γ r, (n,).
+        inv_std: r, (n,).
+
+    Returns:
+        K(t), (B, n).
+    """
+    layout = layouts.of(x, (1,), weighted=False)
+    t, x = layout.view(t), layout.view(x)
+    removed = amounts(overlaps(t, x, centre, layout), scale, inv_std)
+    return project(t, x, centre, scale, removed, layout).reshape(-1, layout.channels)

@@ -1,27 +1,22 @@
-"""Batch normalization over the sample axes, with its hand-derived pull-back.
+"""Batch normalization over the sample axes: the public functions, and what they accept.
 
 (BN.2)  x̂ = (x − μ) r,  r = (σ² + ε)^(−1/2)
 (BN.3)  y = γ x̂ + β
-(D.4)   ∂C/∂x = K(Δ)
-(D.5)   ∂C/∂γ = Σ_s Δ_s x̂_s,  ∂C/∂β = Σ_s Δ_s
-(D.7)   μ and σ² are outputs too, and pull back through x as well
-(D.17)  with weights w: x̂ = 0 where w = 0, and the pull-back is w K(·/w)
+(D.17)  with weights w: x̂ = 0 where w = 0
 (P.3)   y = γ (x − μ) r + β for given statistics
 
 Source: S0/S1 §2, S3; Ioffe & Szegedy 2015.
 """
-
-from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from bnjax import kernel
+from bnjax import collectives, layout
 from bnjax._errors import unknown_name
-from bnjax.moments import Centre, Moments, accumulator_dtype, centred, measure
+from bnjax.moments import Moments, accumulator_dtype
+from bnjax.rules import RULES, Setting, given
 
 Axis = int | tuple[int, ...]
 
@@ -34,6 +29,8 @@ def batch_norm(
     axis: Axis = -1,
     eps: float = 1e-5,
     where: ArrayLike | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
+    axis_index_groups: tuple[tuple[int, ...], ...] | None = None,
     rule: str = "vjp",
 ) -> tuple[Array, Moments]:
     """Normalize a batch with its own moments, then scale and shift: BN.2, BN.3, D.17.
@@ -46,8 +43,15 @@ def batch_norm(
         eps: ε ≥ 0, added to the variance; static. Where σ² + ε = 0, y = β and the gradient is 0.
         where: None, a boolean mask or weights w ≥ 0, broadcastable to x. Values under a zero
             weight influence nothing, whatever they are; y is β there. Weights are constants.
+        axis_name: Mesh or vmapped axes over which the batch is spread, under `shard_map`, `pmap`
+            or `vmap`: the moments are those of the whole, whatever weight each shard has. One
+            all_gather forward, one psum backward.
+        axis_index_groups: Groups of devices that normalize among themselves, all of one size;
+            under `pmap` and `shard_map(check_vma=False)`.
         rule: How it is differentiated. "vjp": by the hand-derived pull-back, which saves x itself
-            and per-channel vectors. "autodiff": by JAX, as the plain reference.
+            and per-channel vectors; in reverse mode only. "jvp": by the hand-derived
+            push-forward, in every mode (`jax.jvp`, `jacfwd`, `hessian`, `linearize`); it takes
+            somewhat longer. "autodiff": by JAX, as the plain reference.
 
     Returns:
         y, of x's shape and dtype, and the `Moments` of the batch (biased variance). All three of
@@ -55,7 +59,8 @@ def batch_norm(
 
     Raises:
         TypeError: x, gamma, beta or where has a dtype that cannot be normalized.
-        ValueError: A shape, axis, eps or rule does not fit, or each channel has but one value.
+        ValueError: A shape, axis, eps, rule or group does not fit, or each channel has but one
+            value (unless `where` or `axis_name` hides how many there are).
 
     Example:
         >>> y, moments = batch_norm(jnp.array([[1.0, 10.0], [3.0, 30.0]]), eps=0.0)
@@ -73,112 +78,21 @@ def batch_norm(
         beta = _per_channel("batch_norm", "beta", beta, x, features)
     weights = _weights("batch_norm", where, x)
     _check_eps("batch_norm", eps)
-    if rule not in _RULES:
-        raise ValueError(unknown_name("batch_norm", "rule", rule, _RULES))
-    values = 1
-    for a in samples:
-        values *= x.shape[a]
-    if values == 1 and weights is None:
+    if rule not in RULES:
+        raise ValueError(unknown_name("batch_norm", "rule", rule, RULES))
+    how = layout.of(x, features, weighted=weights is not None)
+    if how.n == 1 and weights is None and axis_name is None:
         raise ValueError(
             "batch_norm: `x` must leave at least two values per channel to have a variance; got "
             f"shape {x.shape} with feature axes {features}. Use a larger batch, or `normalize` "
             "with statistics gathered in training."
         )
-    y, moments = _RULES[rule](samples, float(eps), x, gamma, beta, weights)
+    x, gamma, beta, axes = collectives.resolve(
+        "batch_norm", x, weights, gamma, beta, axis_name, axis_index_groups
+    )
+    y, moments = RULES[rule](Setting(how, float(eps), axes), x, gamma, beta, weights)
     shape = [x.shape[a] for a in features]
     return y, Moments(*(part.reshape(shape) for part in moments))
-
-
-class _Saved(NamedTuple):
-    """What the pull-back reads: x itself and per-channel vectors."""
-
-    x: Array
-    gamma: Array | None
-    beta: Array | None
-    weights: Array | None
-    centre: Centre
-    inv_std: Array
-
-
-def _forward(
-    samples: tuple[int, ...],
-    eps: float,
-    x: Array,
-    gamma: Array | None,
-    beta: Array | None,
-    weights: Array | None,
-) -> tuple[Array, Centre, Array]:
-    """Normalize: the one forward of every rule."""
-    x = _present(x, weights)
-    centre = measure(x, samples, weights)
-    inv_std = kernel.inverse_std(centre.var, eps)
-    y = _affine(centred(x, centre), inv_std, gamma, beta, weights)
-    return y.astype(x.dtype), centre, inv_std
-
-
-def _present(t: Array, weights: Array | None) -> Array:
-    """Put zeros where the weight is zero: 0 · t would not hide NaN and infinity (D.17)."""
-    return t if weights is None else jnp.where(weights > 0, t, 0)
-
-
-def _affine(
-    deviation: Array,
-    inv_std: Array,
-    gamma: Array | None,
-    beta: Array | None,
-    weights: Array | None = None,
-) -> Array:
-    """Form γ r (x − μ) + β, and β where the weight is zero."""
-    # one product of x's size: γ r is per channel
-    y = _present(deviation * _scale(gamma, inv_std), weights)
-    return y if beta is None else y + beta
-
-
-def _scale(gamma: Array | None, inv_std: Array) -> Array:
-    return inv_std if gamma is None else gamma * inv_std
-
-
-def _by_autodiff(samples, eps, x, gamma, beta, weights):
-    y, centre, _ = _forward(samples, eps, x, gamma, beta, weights)
-    return y, centre.moments()
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _by_vjp(samples, eps, x, gamma, beta, weights):
-    return _by_autodiff(samples, eps, x, gamma, beta, weights)
-
-
-def _by_vjp_fwd(samples, eps, x, gamma, beta, weights):
-    y, centre, inv_std = _forward(samples, eps, x, gamma, beta, weights)
-    return (y, centre.moments()), _Saved(x, gamma, beta, weights, centre, inv_std)
-
-
-def _by_vjp_bwd(samples, eps, saved, bars):
-    del eps
-    y_bar, (mean_bar, var_bar, _) = bars
-    x, gamma, beta, weights, centre, inv_std = saved
-    y_bar = y_bar.astype(centre.shift.dtype)
-    beta_bar = None if beta is None else jnp.sum(y_bar, samples, keepdims=True)  # D.5
-    y_bar, x = _present(y_bar, weights), _present(x, weights)
-    along = kernel.overlaps(y_bar, x, centre, samples)
-    x_bar = kernel.project(  # D.4, D.7
-        y_bar,
-        x,
-        centre,
-        _scale(gamma, inv_std),
-        inv_std,
-        along,
-        weights=weights,
-        mean_bar=mean_bar,
-        var_bar=var_bar,
-    )
-    gamma_bar = None if gamma is None else inv_std * along.deviations  # D.5
-    return x_bar.astype(x.dtype), gamma_bar, beta_bar, None
-
-
-_by_vjp.defvjp(_by_vjp_fwd, _by_vjp_bwd)
-
-_RULES = {"vjp": _by_vjp, "autodiff": _by_autodiff}
 
 
 def normalize(
@@ -220,12 +134,13 @@ def normalize(
     if mean is None or var is None:
         raise TypeError("normalize: `mean` and `var` are required; got None.")
     mean = _per_channel("normalize", "mean", mean, x, features)
-    inv_std = kernel.inverse_std(_per_channel("normalize", "var", var, x, features), eps)
+    var = _per_channel("normalize", "var", var, x, features)
     if gamma is not None:
         gamma = _per_channel("normalize", "gamma", gamma, x, features)
     if beta is not None:
         beta = _per_channel("normalize", "beta", beta, x, features)
-    return _affine(x - mean, inv_std, gamma, beta).astype(x.dtype)
+    setting = Setting(layout.of(x, features, weighted=False), float(eps))
+    return given(setting, x, mean, var, gamma, beta)
 
 
 def _floating(function: str, name: str, value: ArrayLike) -> Array:
@@ -261,7 +176,7 @@ def _split_axes(function: str, x: Array, axis: Axis) -> tuple[tuple[int, ...], t
 def _per_channel(
     function: str, name: str, value: ArrayLike, x: Array, features: tuple[int, ...]
 ) -> Array:
-    """Check a per-channel argument; hand it on in the sums' dtype, broadcastable to x."""
+    """Check a per-channel argument; hand it on as a vector in the sums' dtype."""
     array = _floating(function, name, value)
     shape = tuple(x.shape[a] for a in features)
     if array.shape != shape:
@@ -270,8 +185,7 @@ def _per_channel(
             f"{function}: `{name}` must have shape {shape} to match axis {axes} of `x` with shape "
             f"{x.shape}; got {array.shape}."
         )
-    kept = [size if a in features else 1 for a, size in enumerate(x.shape)]
-    return array.astype(accumulator_dtype(x.dtype)).reshape(kept)
+    return array.astype(accumulator_dtype(x.dtype)).reshape(-1)
 
 
 def _weights(function: str, where: ArrayLike | None, x: Array) -> Array | None:

@@ -19,8 +19,11 @@ FLOORS = (
     "costs",
     "activations",
     "norm",
+    "rules",
     "kernel",
     "moments",
+    "layout",
+    "collectives",
     "_errors",
 )
 EXTRA = {"matplotlib", "orbax", "rich", "tyro", "sklearn"}

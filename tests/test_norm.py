@@ -6,9 +6,9 @@ import reference
 from jax.test_util import check_grads
 from reference import relative
 
-from bnjax import batch_norm, kernel, normalize
+from bnjax import batch_norm, kernel, normalize, rules
 
-RULES = ("vjp", "autodiff")
+RULES = ("vjp", "jvp", "autodiff")
 rng = np.random.default_rng(0)
 WEIGHTS = {
     "none": None,
@@ -76,18 +76,20 @@ def test_the_rule_holds_to_second_order():
 def test_a_planted_wrong_rule_is_refused(what, monkeypatch):
     right = kernel.project
 
-    def wrong(t, x, centre, scale, inv_std, along, **more):
+    def wrong(t, x, centre, scale, removed, *more):
         if what == "factor":
-            along = along._replace(deviations=along.deviations * (1 + 5e-4))
+            removed = removed._replace(deviations=removed.deviations * (1 + 5e-4))
         elif what == "frozen statistics":
-            along = kernel.Overlaps(0 * along.ones, 0 * along.deviations)
+            removed = kernel.Along(0 * removed.ones, 0 * removed.deviations)
         else:
             x = x[::-1]
-        return right(t, x, centre, scale, inv_std, along, **more)
+        return right(t, x, centre, scale, removed, *more)
 
+    rules.pull_back.clear_cache()  # compiled with the right one
     monkeypatch.setattr(kernel, "project", wrong)
     with pytest.raises(AssertionError):
         test_all_gradients_match_the_equations("vjp", "none", 1e-5)
+    rules.pull_back.clear_cache()
 
 
 @pytest.mark.parametrize("rule", RULES)
