@@ -1,0 +1,37 @@
+"""The README's code runs as it stands, and its commands are the ones that .ci/run runs."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.split("\n")[-2].strip()[:30])
+def test_code_runs(code):
+    x, targets = jnp.ones((6, 64)), jnp.zeros((6, 10))
+    names = {"batches": [(x, targets)] * 3, "x": x, "targets": targets}
+    with jax.numpy_rank_promotion("allow"):  # a user's own code may promote ranks
+        exec(code, names)
+        if 'params["W"]' in code:
+            params = {
+                "W": jnp.ones((2, 64, 5)),
+                "gamma": jnp.ones((2, 5)),
+                "beta": jnp.ones((2, 5)),
+                "V": jnp.ones((2, 5, 10)),
+            }
+            moved = names["step"](params, jax.random.normal(jax.random.key(0), (6, 64)), targets)
+            assert float(abs(moved["V"] - params["V"]).max()) > 0
+
+
+def test_ci_runs_the_readme_s_test_command():
+    command = "pip install '.[test]' && pytest"
+    assert command in README
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    for part in command.split(" && "):
+        assert any(line.endswith(part) for line in lines)
