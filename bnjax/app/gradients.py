@@ -45,4 +45,9 @@ def make_comparison(
         return largest
 
     compiled = jax.jit(compare)
-    return lambda *args: {kind: float(value) for kind, value in compiled(*args).items()}
+
+    def named(*args: ArrayLike) -> Differences:
+        found = compiled(*args)  # jit sorts a dict's keys
+        return {kind: float(found[kind]) for kind in NormDense._fields}
+
+    return named

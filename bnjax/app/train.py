@@ -25,7 +25,7 @@ from bnjax.app.errors import UserError
 from bnjax.app.options import Train
 from bnjax.app.progress import TrainingProgress
 from bnjax.app.runs import RunFolder, device_name, finite
-from bnjax.network import Network
+from bnjax.network import Network, NormDense
 from bnjax.training import TrainState
 
 TARGET_ACCURACY = 0.95
@@ -360,9 +360,9 @@ def _show(summary: dict[str, Any]) -> None:
     console.print(table)
     if summary["gradient_difference"]:
         table = Table("|by hand − by autodiff| / |by autodiff|")
-        for kind in ("W", "γ", "β"):
-            table.add_column(kind, justify="right")
+        for title in ("W", "γ", "β"):
+            table.add_column(title, justify="right")
         for moment, differences in summary["gradient_difference"].items():
-            table.add_row(moment, *(f"{value:.1e}" for value in differences.values()))
+            table.add_row(moment, *(f"{differences[kind]:.1e}" for kind in NormDense._fields))
         console.print(table)
     console.print(f"{summary['device']}, {summary['seconds']:.1f} s, run folder {summary['out']}")
