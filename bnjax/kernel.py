@@ -47,7 +47,7 @@ def overlaps(t: Array, x: Array, centre: Centre, layout: Layout) -> Along:
     """
     ones = layout.sum(t)
     # t apart from x: a tangent is linear, and a barrier around both would not be
-    t, (x, shift) = fresh(t), fresh((x, centre.shift), reader=2)  # 1 is the forward's
+    t, (x, shift) = fresh(t), fresh((x, centre.shift), reader=4)  # to 3: the forward's
     # Σ t (x − shift) − remainder Σ t: one subtraction per number less than t (x − μ)
     deviations = layout.sum(t * (x.astype(shift.dtype) - layout.row(shift)))
     return Along(ones, deviations - centre.remainder * ones)
@@ -83,7 +83,7 @@ def project(
     """
     # not a constant to XLA:CPU, which would compute a product with one anew for every number
     n = fresh(jnp.where(centre.count > 0, centre.count, 1))
-    t, (x, shift) = fresh(t, reader=2), fresh((x, centre.shift), reader=3)
+    t, (x, shift) = fresh(t, reader=2), fresh((x, centre.shift), reader=5)
     deviation = centred(x, centre._replace(shift=shift), layout)
     back = layout.row(removed.ones / n) + layout.row(removed.deviations / n) * deviation
     return layout.row(scale) * t + (back if weights is None else weights * back)
@@ -102,7 +102,7 @@ def K(t: Array, x: Array, centre: Centre, scale: Array, inv_std: Array) -> Array
     Returns:
         K(t), (B, n).
     """
-    layout = layouts.of(x, (1,), weighted=False)
+    layout = layouts.of(x, (1,))
     t, x = layout.view(t), layout.view(x)
     removed = amounts(overlaps(t, x, centre, layout), scale, inv_std)
     return project(t, x, centre, scale, removed, layout).reshape(-1, layout.channels)

@@ -12,7 +12,9 @@ from jax import Array, lax
 
 _LANES = 1024  # numbers in a row of a batch with few channels: full vectors, short columns
 _FEW = 64  # channels below which a row would be mostly overhead, and a column a long, lossy sum
-_LONG = 1 << 14
+_LONG = 1 << 8
+_SMALL = 1 << 17  # numbers up to which short sums matter more than long reads
+_SHORT = 16
 
 Tree = TypeVar("Tree")
 
@@ -23,13 +25,13 @@ class Layout(NamedTuple):
     Attributes:
         shape: Of the view.
         samples: The view's sample axes.
-        groups: The axes of x that each axis of the view merges.
+        groups: The neighbouring axes of x that go together, and how many of the view's they are.
         lanes: How many samples stand in one row: (n, C) is seen as (n / lanes, lanes · C).
     """
 
     shape: tuple[int, ...]
     samples: tuple[int, ...]
-    groups: tuple[tuple[int, ...], ...]
+    groups: tuple[tuple[tuple[int, ...], int], ...]
     lanes: int
 
     @property
@@ -51,13 +53,17 @@ class Layout(NamedTuple):
 
     def view_weights(self, w: Array, shape: tuple[int, ...]) -> Array:
         """See weights, broadcastable to x of `shape` and of its rank, in this layout."""
-        spread, merged = list(w.shape), []
-        for group, size in zip(self.groups, self.shape, strict=True):
+        if self.lanes > 1:
+            return jnp.broadcast_to(w, shape).reshape(self.shape)
+        spread, sizes = list(w.shape), list(self.shape)
+        seen: list[int] = []
+        for group, parts in self.groups:
             one = all(w.shape[a] == 1 for a in group)
-            merged.append(1 if one else size)
+            own = [sizes.pop(0) for _ in range(parts)]
+            seen += [1] * parts if one else own
             for a in () if one else group:
                 spread[a] = shape[a]
-        return jnp.broadcast_to(w, spread).reshape(merged)
+        return jnp.broadcast_to(w, spread).reshape(seen)
 
     def row(self, v: Array) -> Array:
         """Make a vector (channels,) broadcastable to the view."""
@@ -66,11 +72,21 @@ class Layout(NamedTuple):
 
     def sum(self, t: Array) -> Array:
         """Sum over the samples: view -> (channels,)."""
-        total = jnp.sum(t, self.samples).reshape(-1)
-        if self.lanes == 1:
-            return total
-        # a sum of its own: XLA would fold both into one long one
-        return jnp.sum(lax.optimization_barrier(total).reshape(self.lanes, -1), 0)
+        last, *others = reversed(self.samples)
+        total = jnp.sum(t, last)
+        # each a sum of its own, behind a barrier, or XLA makes one of them: one long chain of
+        # additions loses what small terms add to a large one
+        for a in others:
+            total = jnp.sum(lax.optimization_barrier(total), a)
+        if self.lanes > 1:
+            total = total.reshape(*_factors(self.lanes), -1)
+            while total.ndim > 1:
+                total = jnp.sum(lax.optimization_barrier(total), 0)
+        return total.reshape(-1)
+
+    def max(self, t: Array) -> Array:
+        """Take the largest over the samples: view -> (channels,)."""
+        return jnp.max(jnp.max(t, self.samples).reshape(self.lanes, -1), 0)
 
     def sample(self, x: Array, number: int) -> Array:
         """Take one sample of a view of x: (channels,)."""
@@ -83,13 +99,12 @@ class Layout(NamedTuple):
         return flat[lane * self.channels : (lane + 1) * self.channels]
 
 
-def of(x: Array, features: tuple[int, ...], *, weighted: bool) -> Layout:
+def of(x: Array, features: tuple[int, ...]) -> Layout:
     """Choose the layout of a batch.
 
     Args:
         x: The batch.
         features: Its feature axes.
-        weighted: Whether weights go with it, which have no lanes.
     """
     # axes sharded by type stay apart: merging them may need communication, or be refused
     apart = any(part is not None for part in jax.typeof(x).sharding.spec)
@@ -99,17 +114,41 @@ def of(x: Array, features: tuple[int, ...], *, weighted: bool) -> Layout:
             groups[-1] += (a,)
         else:
             groups.append((a,))
-    shape = tuple(math.prod(x.shape[a] for a in group) for group in groups)
-    samples = tuple(i for i, group in enumerate(groups) if group[0] not in features)
-    layout = Layout(shape, samples, tuple(groups), 1)
-    if weighted or apart or len(shape) != 2 or samples != (0,):
+    shape: list[int] = []
+    samples: list[int] = []
+    parts: list[int] = []
+    short = x.size <= _SMALL and not apart and len(groups) > 2
+    for group in groups:
+        size = math.prod(x.shape[a] for a in group)
+        sizes = _factors(size) if short and group[0] not in features else (size,)
+        if group[0] not in features:
+            samples += range(len(shape), len(shape) + len(sizes))
+        shape += sizes
+        parts.append(len(sizes))
+    layout = Layout(tuple(shape), tuple(samples), tuple(zip(groups, parts, strict=True)), 1)
+    if apart or len(shape) != 2 or samples != [0]:
         return layout
     n, channels = shape
     if channels >= _FEW or n < _LONG:
         return layout
-    rows = n // math.gcd(n, 64)  # of the rows left, a power of two can still be shared out
-    lanes = max(d for d in range(1, _LANES // max(channels, 1) + 1) if rows % d == 0)
+    if x.size <= _SMALL:
+        rows, most = n, n // _SHORT
+    else:  # of the rows left, a power of two can still be shared out between devices
+        rows, most = n // math.gcd(n, 64), _LANES // max(channels, 1)
+    lanes = max(d for d in range(1, most + 1) if rows % d == 0)
     return layout._replace(shape=(n // lanes, lanes * channels), lanes=lanes)
+
+
+def _factors(size: int) -> tuple[int, ...]:
+    """Split a size into short ones, as far as its divisors allow."""
+    short: list[int] = []
+    while size > _SHORT:
+        part = max(d for d in range(1, _SHORT + 1) if size % d == 0)
+        if part == 1:
+            break
+        short.append(part)
+        size //= part
+    return size, *short
 
 
 def fresh(arrays: Tree, reader: int = 1) -> Tree:
@@ -127,7 +166,8 @@ def fresh(arrays: Tree, reader: int = 1) -> Tree:
 
     def behind(arrays: Tree) -> Tree:
         for _ in range(reader):
-            arrays = lax.optimization_barrier(arrays)
+            # one by one: around several, JAX 0.10 lets all of them vary under shard_map
+            arrays = jax.tree.map(lax.optimization_barrier, arrays)
         return arrays
 
     return lax.platform_dependent(arrays, cpu=behind, default=lambda arrays: arrays)

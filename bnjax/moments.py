@@ -74,25 +74,23 @@ def measure(x: Array, layout: Layout, weights: Array | None = None) -> Centre:
         return Centre(zero, zero, zero, zero)
     if weights is not None:
         return _measure_weighted(x, layout, weights)
-    shift = _median([layout.sample(x, (2 * i + 1) * layout.n // 10) for i in range(5)])
-    shift = lax.stop_gradient(shift.astype(dtype))
     shift, remainder, var = lax.platform_dependent(
         x,
-        shift,
         cpu=partial(_measure_guarded, layout=layout),
         default=partial(_measure_twice, layout=layout),
     )
     return Centre(shift, remainder, var, jnp.full(layout.channels, layout.n, dtype))
 
 
-def _measure_guarded(x: Array, shift: Array, layout: Layout) -> tuple[Array, Array, Array]:
-    """Go around `shift`, and once more only if it turns out to lie far from some mean.
+def _measure_guarded(x: Array, layout: Layout) -> tuple[Array, Array, Array]:
+    """Go around a sample, and once more only if it turns out to lie far from some mean.
 
     One pass errs by 1 + (remainder/σ)² roundings.
     """
     if x.size < _BRANCH:
-        return _measure_twice(x, shift, layout)
-    x, shift = fresh((x, shift))
+        return _measure_twice(x, layout)
+    spread = [layout.sample(x, (2 * i + 1) * layout.n // 10) for i in range(5)]
+    x, shift = fresh((x, lax.stop_gradient(_median(spread).astype(accumulator_dtype(x.dtype)))))
     once = shift, remainder, var = shift, *_around(x, shift, layout)
     again = lax.stop_gradient(shift + remainder)
     return lax.cond(
@@ -100,10 +98,11 @@ def _measure_guarded(x: Array, shift: Array, layout: Layout) -> tuple[Array, Arr
     )
 
 
-def _measure_twice(x: Array, shift: Array, layout: Layout) -> tuple[Array, Array, Array]:
+def _measure_twice(x: Array, layout: Layout) -> tuple[Array, Array, Array]:
     """Go around the mean itself, as far as one float holds it: without a branch."""
-    n = layout.n
-    shift = shift + layout.sum(_from_shift(x, shift, layout)) / n
+    # from one of the samples: then a constant channel's deviations are exactly zero
+    first = lax.stop_gradient(layout.sample(x, 0).astype(accumulator_dtype(x.dtype)))
+    shift = first + layout.sum(_from_shift(x, first, layout)) / layout.n
     x, shift = fresh((x, lax.stop_gradient(shift)))
     return shift, *_around(x, shift, layout)
 
@@ -111,8 +110,8 @@ def _measure_twice(x: Array, shift: Array, layout: Layout) -> tuple[Array, Array
 def _measure_weighted(x: Array, layout: Layout, weights: Array) -> Centre:
     n = jnp.broadcast_to(layout.sum(weights) * _repeats(weights, layout), layout.channels)
     safe = jnp.where(n > 0, n, 1)
-    # one of the samples that count: then a constant channel's deviations are exactly zero
-    largest = jnp.max(jnp.where(weights > 0, x, -jnp.inf), layout.samples).reshape(-1)
+    # one of the samples that count, for the same reason
+    largest = layout.max(jnp.where(weights > 0, x, -jnp.inf))
     first = lax.stop_gradient(jnp.where(n > 0, largest, 0).astype(weights.dtype))
     x = jnp.where(weights > 0, x.astype(weights.dtype), layout.row(first))
     shift = first + layout.sum(weights * _from_shift(x, first, layout)) / safe
@@ -147,11 +146,11 @@ def combine(centre: Centre, axes: Axes) -> Centre:
         return centre
     s, rem, var, n = jnp.moveaxis(collectives.gather(jnp.stack(centre), axes), 1, 0)
     count = jnp.sum(n, 0)
-    p = n / jnp.where(count > 0, count, 1)
+    p = n / jnp.where(count > 0, count, 1)[None]
     shift = lax.stop_gradient(jnp.sum(p * s, 0))
-    d = jnp.where(p > 0, (s - shift) + rem, 0)
+    d = jnp.where(p > 0, (s - shift[None]) + rem, 0)
     remainder = jnp.sum(p * d, 0)
-    var = jnp.sum(p * (var + (d - remainder) ** 2), 0)
+    var = jnp.sum(p * (var + (d - remainder[None]) ** 2), 0)
     return Centre(*collectives.one_per_device((shift, remainder, var), axes), count)
 
 

@@ -80,7 +80,7 @@ def batch_norm(
     _check_eps("batch_norm", eps)
     if rule not in RULES:
         raise ValueError(unknown_name("batch_norm", "rule", rule, RULES))
-    how = layout.of(x, features, weighted=weights is not None)
+    how = layout.of(x, features)
     if how.n == 1 and weights is None and axis_name is None:
         raise ValueError(
             "batch_norm: `x` must leave at least two values per channel to have a variance; got "
@@ -139,7 +139,7 @@ def normalize(
         gamma = _per_channel("normalize", "gamma", gamma, x, features)
     if beta is not None:
         beta = _per_channel("normalize", "beta", beta, x, features)
-    setting = Setting(layout.of(x, features, weighted=False), float(eps))
+    setting = Setting(layout.of(x, features), float(eps))
     return given(setting, x, mean, var, gamma, beta)
 
 

@@ -57,7 +57,7 @@ def forward(
     view, w = _present(setting, x, weights)
     centre = moments.combine(moments.measure(view, layout, w), axes)
     inv_std = kernel.inverse_std(centre.var, eps)
-    view, shift = fresh((view, centre.shift))
+    view, shift = fresh((view, centre.shift), reader=3)  # the moments read it twice
     deviation = moments.centred(view, centre._replace(shift=shift), layout)
     y = _affine(layout, deviation, inv_std, gamma, beta, w)
     found = Moments(centre.shift + centre.remainder, centre.var, centre.count * axes.copies)
@@ -80,7 +80,6 @@ def _by_vjp_fwd(setting, x, gamma, beta, weights):
     return out, Saved(x, gamma, beta, weights, *found)
 
 
-@partial(jax.jit, static_argnums=0)
 def pull_back(
     setting: Setting, saved: Saved, bars: tuple[Array, Moments]
 ) -> tuple[Array, Array | None, Array | None, None]:
@@ -117,7 +116,16 @@ def pull_back(
     )
 
 
-by_vjp.defvjp(_by_vjp_fwd, pull_back)
+_pull_back_at_once = jax.jit(pull_back, static_argnums=0)
+
+
+def _by_vjp_bwd(setting, saved, bars):
+    # an eager grad(vmap) comes here from outside the vmap, where jit would not find its axis
+    pull = pull_back if setting.axes.names else _pull_back_at_once
+    return pull(setting, saved, bars)
+
+
+by_vjp.defvjp(_by_vjp_fwd, _by_vjp_bwd)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -11,7 +11,7 @@ from bnjax.norm import batch_norm
 @jax.jit
 def measure(x, weights=None):
     """The centre of (B, n), and x − μ."""
-    how = layout.of(x, (1,), weighted=weights is not None)
+    how = layout.of(x, (1,))
     view = how.view(x)
     centre = moments.measure(view, how, weights)
     return centre, moments.centred(view, centre, how).reshape(x.shape)

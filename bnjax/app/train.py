@@ -175,7 +175,9 @@ def _train(
         name: run.epoch.lower(run.train_state, order, x, targets).compile()
         for name, run in runs.items()
     }
-    compare = gradients.make_comparison(runs["bn"].net) if "bn" in runs else None
+    compare = None
+    if "bn" in runs and any(runs["bn"].net.normalized):
+        compare = gradients.make_comparison(runs["bn"].net)
     at = {(options.epochs + 1) // 2: "middle", 1: "start"}
     checks: dict[str, gradients.Differences] = {}
 
