@@ -46,8 +46,10 @@ def make_comparison(
 
     compiled = jax.jit(compare)
 
-    def named(*args: ArrayLike) -> Differences:
-        found = compiled(*args)  # jit sorts a dict's keys
+    def named(
+        train_state: TrainState, x: ArrayLike, targets: ArrayLike, where: ArrayLike
+    ) -> Differences:
+        found = compiled(train_state, x, targets, where)  # jit sorts a dict's keys
         return {kind: float(found[kind]) for kind in NormDense._fields}
 
     return named
