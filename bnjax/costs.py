@@ -22,7 +22,8 @@ class Cost(NamedTuple):
     Attributes:
         per_sample: (y, φ), both (B, n_out) -> C_s, (B,).
         link: y -> u = the prediction: sigmoid, softmax or the identity.
-        error: (y, φ) -> ∂C_s/∂y = u − φ, (B, n_out), formed without cancellation where possible.
+        error: (y, φ) -> ∂C_s/∂y = u − φ, (B, n_out), without cancellation where possible; for
+            softmax u Σ_k φ_k − φ, which is the same where φ adds up to one.
     """
 
     per_sample: Callable[[Array, Array], Array]
@@ -37,11 +38,20 @@ def _sigmoid_cross_entropy(y: Array, targets: Array) -> Array:
 
 
 def _sigmoid_error(y: Array, targets: Array) -> Array:
-    return (1 - targets) * jax.nn.sigmoid(y) - targets * jax.nn.sigmoid(-y)
+    # (1 − φ) u − φ (1 − u), both u and 1 − u from one exponential that cannot overflow
+    e = jnp.exp(-jnp.abs(y))
+    large, small = 1 / (1 + e), e / (1 + e)
+    u, rest = jnp.where(y > 0, large, small), jnp.where(y > 0, small, large)
+    return (1 - targets) * u - targets * rest
 
 
 def _softmax_cross_entropy(y: Array, targets: Array) -> Array:
     return -jnp.sum(targets * jax.nn.log_softmax(y), axis=-1)
+
+
+def _softmax_error(y: Array, targets: Array) -> Array:
+    # u − φ where each row of φ adds up to one
+    return jax.nn.softmax(y) * jnp.sum(targets, axis=-1, keepdims=True) - targets
 
 
 def _squared_error(y: Array, targets: Array) -> Array:
@@ -50,9 +60,7 @@ def _squared_error(y: Array, targets: Array) -> Array:
 
 COSTS: dict[str, Cost] = {
     "sigmoid_cross_entropy": Cost(_sigmoid_cross_entropy, jax.nn.sigmoid, _sigmoid_error),
-    "softmax_cross_entropy": Cost(
-        _softmax_cross_entropy, jax.nn.softmax, lambda y, targets: jax.nn.softmax(y) - targets
-    ),
+    "softmax_cross_entropy": Cost(_softmax_cross_entropy, jax.nn.softmax, _softmax_error),
     "squared_error": Cost(_squared_error, lambda y: y, lambda y, targets: y - targets),
 }
 

@@ -9,6 +9,7 @@ The last layer hands out logits: its function is the cost's own link (BL.3).
 Source: S0/S1 §1 and §2, S3.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
@@ -197,27 +198,48 @@ def bn_apply(
         >>> print(logits.shape, state[0].batches)
         (2, 1) [1 1 1]
     """
-    _check(net, params, state, x, where)
+    check("bn_apply", net, params, x, state=state, where=where)
+    seen = iter(state)
+    gathered = []
+
+    def batch(layer: NormDense, x: Array, w: Array | None) -> Array:
+        y, moments = batch_norm(x, layer.gamma, layer.beta, eps=net.eps, where=w, rule=rule)
+        gathered.append(population.update(next(seen), moments, decay=net.decay))
+        return y
+
+    def given(layer: NormDense, x: Array, w: Array | None) -> Array:
+        mean, var = population.statistics(next(seen))
+        return normalize(x, mean, var, layer.gamma, layer.beta, eps=net.eps)  # P.3
+
+    _, y = sweep(net, params, x, where, batch if train else given)[-1]
+    return y, tuple(gathered) if train else state
+
+
+def sweep(
+    net: Network,
+    params: Params,
+    x: Array,
+    where: Array | None,
+    normalized: Callable[[NormDense, Array, Array | None], Array],
+) -> list[tuple[Array, Array]]:
+    """Run the layers: BL.1, or BN.1 and `normalized`(layer, x, w) -> y; (u, y) of each.
+
+    w is `where` as (B, 1).
+    """
     w = None if where is None else where[:, None]
     g = activations.get(net.activation).g
     # u W would carry NaN under a zero weight into ∂C/∂W = uᵀ Δ
     u = x if w is None else jnp.where(w > 0, x, 0)
-    seen = iter(state)
-    gathered = []
-    y = u
+    passed = []
     for layer in params:
+        if passed:
+            u = g(passed[-1][1])
         if isinstance(layer, Dense):
             y = u @ layer.W + layer.b[None]  # BL.1
-        elif train:
-            y, moments = batch_norm(  # BN.1–BN.3
-                u @ layer.W, layer.gamma, layer.beta, eps=net.eps, where=w, rule=rule
-            )
-            gathered.append(population.update(next(seen), moments, decay=net.decay))
         else:
-            mean, var = population.statistics(next(seen))
-            y = normalize(u @ layer.W, mean, var, layer.gamma, layer.beta, eps=net.eps)  # P.3
-        u = g(y)
-    return y, tuple(gathered) if train else state
+            y = normalized(layer, u @ layer.W, w)  # BN.1–BN.3
+        passed.append((u, y))
+    return passed
 
 
 def cost(
@@ -256,36 +278,52 @@ def cost(
         >>> print(value)
         2.0
     """
-    if targets.shape != (x.shape[0], net.sizes[-1]):
-        raise ValueError(
-            f"cost: `targets` must have shape {(x.shape[0], net.sizes[-1])}, one row per sample "
-            f"and one column per output; got {targets.shape}."
-        )
+    check("cost", net, params, x, state=state, where=where, targets=targets)
     y, state = bn_apply(net, params, state, x, train=train, rule=rule, where=where)
+    return value(net, y, targets, where)[0], state
+
+
+def value(net: Network, y: Array, targets: Array, where: Array | None) -> tuple[Array, Array]:
+    """Compute C of logits (BL.2); hand out the targets without those of zero weight, too."""
     if where is not None:
         targets = jnp.where(where[:, None] > 0, targets, 0)
-    return costs.mean(costs.get(net.cost).per_sample(y, targets), where), state
+    return costs.mean(costs.get(net.cost).per_sample(y, targets), where), targets
 
 
-def _check(net: Network, params: Params, state: State, x: Array, where: Array | None) -> None:
+def check(
+    function: str,
+    net: Network,
+    params: Params,
+    x: Array,
+    *,
+    state: State | None = None,
+    targets: Array | None = None,
+    where: Array | None = None,
+) -> None:
+    """Refuse arguments that do not fit the network or each other; None is not looked at."""
     if x.ndim != 2 or x.shape[1] != net.sizes[0]:
         raise ValueError(
-            f"bn_apply: `x` must have shape (B, {net.sizes[0]}) for a network of sizes "
+            f"{function}: `x` must have shape (B, {net.sizes[0]}) for a network of sizes "
             f"{net.sizes}; got {x.shape}."
         )
     kinds = tuple(NormDense if norm else Dense for norm in net.normalized)
     if tuple(type(layer) for layer in params) != kinds:
         raise ValueError(
-            "bn_apply: `params` must be what `init` gives for this network: "
+            f"{function}: `params` must be what `init` gives for this network: "
             f"{[k.__name__ for k in kinds]}; got {[type(layer).__name__ for layer in params]}."
         )
-    if len(state) != sum(net.normalized):
+    if state is not None and len(state) != sum(net.normalized):
         raise ValueError(
-            f"bn_apply: `state` must hold one PopulationState per normalization, "
+            f"{function}: `state` must hold one PopulationState per normalization, "
             f"{sum(net.normalized)} of them; got {len(state)}. `init` gives it with the params."
         )
     if where is not None and where.shape != x.shape[:1]:
         raise ValueError(
-            f"bn_apply: `where` must have shape ({x.shape[0]},), one weight per sample of `x`; "
+            f"{function}: `where` must have shape ({x.shape[0]},), one weight per sample of `x`; "
             f"got {where.shape}."
+        )
+    if targets is not None and targets.shape != (x.shape[0], net.sizes[-1]):
+        raise ValueError(
+            f"{function}: `targets` must have shape {(x.shape[0], net.sizes[-1])}, one row per "
+            f"sample and one column per output; got {targets.shape}."
         )

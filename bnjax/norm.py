@@ -8,6 +8,8 @@
 Source: S0/S1 §2, S3; Ioffe & Szegedy 2015.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -70,23 +72,19 @@ def batch_norm(
         >>> print(moments.mean, moments.var)
         [ 2. 20.] [  1. 100.]
     """
-    x = _floating("batch_norm", "x", x)
+    x = floating("batch_norm", "x", x)
     features, samples = _split_axes("batch_norm", x, axis)
     if gamma is not None:
-        gamma = _per_channel("batch_norm", "gamma", gamma, x, features)
+        gamma = per_channel("batch_norm", "gamma", gamma, x, features)
     if beta is not None:
-        beta = _per_channel("batch_norm", "beta", beta, x, features)
+        beta = per_channel("batch_norm", "beta", beta, x, features)
     weights = _weights("batch_norm", where, x)
-    _check_eps("batch_norm", eps)
+    check_eps("batch_norm", eps)
     if rule not in RULES:
         raise ValueError(unknown_name("batch_norm", "rule", rule, RULES))
     how = layout.of(x, features)
-    if how.n == 1 and weights is None and axis_name is None:
-        raise ValueError(
-            "batch_norm: `x` must leave at least two values per channel to have a variance; got "
-            f"shape {x.shape} with feature axes {features}. Use a larger batch, or `normalize` "
-            "with statistics gathered in training."
-        )
+    if weights is None and axis_name is None:
+        check_batch("batch_norm", x, features)
     x, gamma, beta, axes = collectives.resolve(
         "batch_norm", x, weights, gamma, beta, axis_name, axis_index_groups
     )
@@ -128,22 +126,33 @@ def normalize(
         [[-1.]
          [ 1.]]
     """
-    x = _floating("normalize", "x", x)
+    x = floating("normalize", "x", x)
     features, _ = _split_axes("normalize", x, axis)
-    _check_eps("normalize", eps)
+    check_eps("normalize", eps)
     if mean is None or var is None:
         raise TypeError("normalize: `mean` and `var` are required; got None.")
-    mean = _per_channel("normalize", "mean", mean, x, features)
-    var = _per_channel("normalize", "var", var, x, features)
+    mean = per_channel("normalize", "mean", mean, x, features)
+    var = per_channel("normalize", "var", var, x, features)
     if gamma is not None:
-        gamma = _per_channel("normalize", "gamma", gamma, x, features)
+        gamma = per_channel("normalize", "gamma", gamma, x, features)
     if beta is not None:
-        beta = _per_channel("normalize", "beta", beta, x, features)
+        beta = per_channel("normalize", "beta", beta, x, features)
     setting = Setting(layout.of(x, features), float(eps))
     return given(setting, x, mean, var, gamma, beta)
 
 
-def _floating(function: str, name: str, value: ArrayLike) -> Array:
+def check_batch(function: str, x: Array, features: tuple[int, ...]) -> None:
+    """Refuse a batch with one value per channel: it has no variance."""
+    if math.prod(size for a, size in enumerate(x.shape) if a not in features) == 1:
+        raise ValueError(
+            f"{function}: `x` must leave at least two values per channel to have a variance; got "
+            f"shape {x.shape} with feature axes {features}. Use a larger batch, or `normalize` "
+            "with statistics gathered in training."
+        )
+
+
+def floating(function: str, name: str, value: ArrayLike) -> Array:
+    """Refuse all but floating arrays."""
     # a tracer is left alone: asarray would copy it in an eager pull-back
     array = value if isinstance(value, Array) else jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -173,11 +182,11 @@ def _split_axes(function: str, x: Array, axis: Axis) -> tuple[tuple[int, ...], t
     return features, samples
 
 
-def _per_channel(
+def per_channel(
     function: str, name: str, value: ArrayLike, x: Array, features: tuple[int, ...]
 ) -> Array:
     """Check a per-channel argument; hand it on as a vector in the sums' dtype."""
-    array = _floating(function, name, value)
+    array = floating(function, name, value)
     shape = tuple(x.shape[a] for a in features)
     if array.shape != shape:
         axes = features[0] - x.ndim if len(features) == 1 else features
@@ -207,7 +216,8 @@ def _weights(function: str, where: ArrayLike | None, x: Array) -> Array | None:
     return jax.lax.stop_gradient(array.astype(accumulator_dtype(x.dtype)).reshape(shape))
 
 
-def _check_eps(function: str, eps: float) -> None:
+def check_eps(function: str, eps: float) -> None:
+    """Refuse an ε that is not static, finite and >= 0."""
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < float("inf"):
         raise ValueError(
             f"{function}: `eps` must be a static, finite Python number >= 0; got {eps!r}."

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from bnjax import network
+from bnjax import backprop, network, population
 from bnjax._errors import unknown_name
 from bnjax.network import Network, Params, State
 
 _RULE_OF = {"rule": "vjp", "autodiff": "autodiff"}
+GRADIENTS = (*_RULE_OF, "hand")
 
 
 class TrainState(NamedTuple):
@@ -69,8 +70,8 @@ def make_step(
         net: The network.
         optimizer: Any of optax's; `optax.sgd(η)` is BL.6. η may be traced, so that the step can
             be mapped over learning rates.
-        gradient: "rule": `jax.grad` through the hand-derived rule of `batch_norm`. "autodiff":
-            `jax.grad` of the plain reference.
+        gradient: "rule": `jax.grad` through the hand-derived rule of `batch_norm`. "hand":
+            `backprop`, by hand throughout. "autodiff": `jax.grad` of the plain reference.
 
     Returns:
         step(train_state, x, targets, where=None) -> (train_state, cost): x (B, n_in), targets
@@ -90,23 +91,43 @@ def make_step(
         >>> print(state.step, bool(cost < 0.1))
         200 True
     """
-    if gradient not in _RULE_OF:
-        raise ValueError(unknown_name("make_step", "gradient", gradient, _RULE_OF))
+    if gradient not in GRADIENTS:
+        raise ValueError(unknown_name("make_step", "gradient", gradient, GRADIENTS))
+    differentiate = _by_hand if gradient == "hand" else partial(_by_jax, _RULE_OF[gradient])
 
     def step(
         train_state: TrainState, x: Array, targets: Array, where: Array | None = None
     ) -> tuple[TrainState, Array]:
-        def objective(params: Params) -> tuple[Array, State]:
-            return network.cost(
-                net, params, train_state.state, x, targets, rule=_RULE_OF[gradient], where=where
-            )
-
-        (cost, state), grads = jax.value_and_grad(objective, has_aux=True)(train_state.params)
-        updates, opt_state = optimizer.update(grads, train_state.opt_state, train_state.params)
-        params = cast("Params", optax.apply_updates(train_state.params, updates))
-        return TrainState(params, state, opt_state, train_state.step + 1), cost
+        params, state, opt_state, count = train_state
+        (cost, state), grads = differentiate(net, params, state, x, targets, where)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = cast("Params", optax.apply_updates(params, updates))
+        return TrainState(params, state, opt_state, count + 1), cost
 
     return step
+
+
+def _by_jax(
+    rule: str,
+    net: Network,
+    params: Params,
+    state: State,
+    x: Array,
+    targets: Array,
+    where: Array | None,
+) -> tuple[tuple[Array, State], Params]:
+    def objective(params: Params) -> tuple[Array, State]:
+        return network.cost(net, params, state, x, targets, rule=rule, where=where)
+
+    return jax.value_and_grad(objective, has_aux=True)(params)
+
+
+def _by_hand(
+    net: Network, params: Params, state: State, x: Array, targets: Array, where: Array | None
+) -> tuple[tuple[Array, State], Params]:
+    (cost, moments), grads = backprop.value_moments_and_grad(net, params, x, targets, where=where)
+    pairs = zip(state, moments, strict=True)
+    return (cost, tuple(population.update(s, m, decay=net.decay) for s, m in pairs)), grads
 
 
 @partial(jax.jit, static_argnums=(1, 2))

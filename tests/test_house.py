@@ -14,8 +14,11 @@ PACKAGE = Path(bnjax.__file__).parent
 FLOORS = (
     "__init__",
     "training",
+    "backprop",
     "network",
     "population",
+    "jacobian",
+    "matrix",
     "costs",
     "activations",
     "norm",

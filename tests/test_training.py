@@ -12,7 +12,7 @@ X, TARGETS = jnp.asarray(rng.normal(size=(11, 4))), jnp.asarray(rng.random((11, 
 NETS = {"bn": Network((4, 5, 2)), "baseline": Network((4, 5, 2), norm=False)}
 
 
-@pytest.mark.parametrize("gradient", ["rule", "autodiff"])
+@pytest.mark.parametrize("gradient", ["rule", "hand", "autodiff"])
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 def test_a_step_of_sgd_is_bl6(key, net, gradient):
     start = training.init(net, optax.sgd(0.3), key)
