@@ -13,6 +13,7 @@ PACKAGE = Path(bnjax.__file__).parent
 # a room may import from the rooms below it only
 FLOORS = (
     "__init__",
+    "identities",
     "training",
     "backprop",
     "network",
@@ -49,24 +50,32 @@ def rooms(file):
             yield parts[1]
 
 
+def files(room):
+    """The file of a room, or those of a room with rooms of its own."""
+    file = PACKAGE / f"{room}.py"
+    return [file] if file.exists() else sorted((PACKAGE / room).glob("*.py"))
+
+
 def test_every_room_is_on_a_floor():
-    assert {file.stem for file in PACKAGE.glob("*.py")} == set(FLOORS)
+    found = {file.stem for file in PACKAGE.glob("*.py")}
+    found |= {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
+    assert found == {*FLOORS, "app"}
 
 
 @pytest.mark.parametrize("room", FLOORS)
 def test_imports_point_downwards(room):
     below = FLOORS[FLOORS.index(room) + 1 :]
-    modules = {
-        found for found in rooms(PACKAGE / f"{room}.py") if found in FLOORS or found == "app"
-    }
-    assert modules <= set(below)
+    found = {other for file in files(room) for other in rooms(file)}
+    modules = {other for other in found if other in FLOORS or other == "app"}
+    assert modules <= {*below, room}
 
 
 @pytest.mark.parametrize("room", FLOORS)
-def test_only_training_knows_optax(room):
-    heads = {name.split(".")[0] for name in imports(PACKAGE / f"{room}.py")}
+def test_only_training_knows_optax_and_only_identities_compute_in_numpy(room):
+    heads = {name.split(".")[0] for file in files(room) for name in imports(file)}
     allowed = {"jax", "bnjax", *sys.stdlib_module_names}
-    assert heads <= (allowed | {"optax"} if room == "training" else allowed)
+    allowed |= {"training": {"optax"}, "identities": {"numpy", "optax"}}.get(room, set())
+    assert heads <= allowed
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.name)

@@ -28,22 +28,26 @@ def run(arguments: Sequence[str]) -> int:
         arguments: What stands behind `bnjax` on the command line.
 
     Returns:
-        The exit code: 0; 2 for what the user can mend; 130 after Ctrl-C.
+        The exit code: 0; 1 where `verify` finds an equation that falls short; 2 for what the user
+        can mend; 130 after Ctrl-C.
     """
     if list(arguments) == ["--version"]:
         print(f"bnjax {bnjax.__version__}")
         return 0
     try:
-        from bnjax.app.options import Train
+        from bnjax.app.options import Train, Verify
         from bnjax.app.train import train
+        from bnjax.app.verify import verify
     except ModuleNotFoundError as missing:
         return _complain(
             f"the command line needs {missing.name}, which is not installed: "
             "pip install 'bnjax[cli]'"
         )
     try:
-        command = _parse(arguments or ["--help"], {"train": Train})
-        return train(command) if isinstance(command, Train) else command
+        command = _parse(arguments or ["--help"], {"train": Train, "verify": Verify})
+        if isinstance(command, Train):
+            return train(command)
+        return verify(command) if isinstance(command, Verify) else command
     except UserError as error:
         return _complain(str(error))
     except KeyboardInterrupt:

@@ -5,13 +5,15 @@ from typing import Annotated, Literal
 
 import tyro
 
+from bnjax import identities
 from bnjax.activations import ACTIVATIONS
 from bnjax.app.errors import UserError, nearest
 from bnjax.costs import COSTS
+from bnjax.training import GRADIENTS
 
 NETWORKS = ("both", "baseline", "bn")
 OPTIMIZERS = ("sgd", "momentum", "adam")
-GRADIENTS = ("rule", "autodiff")
+DTYPES = ("both", "float64", "float32")
 SCALES = ("auto", "standard", "range", "none")
 
 
@@ -65,7 +67,7 @@ class Train:
     seed: int = 0
     """Of the split, the weights and the order of the samples."""
     gradient: Annotated[str, _choice(GRADIENTS)] = "rule"
-    """Gradient of the normalization: the hand-derived rule, or JAX's."""
+    """Gradient: through the normalization's hand-derived rule, by hand throughout, or JAX's."""
     out: str | None = None
     """Folder for the run; runs/<time> by default."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -119,6 +121,62 @@ class Train:
         if (self.data, self.optimizer) == ("digits", "sgd"):
             return 1.5
         return {"sgd": 0.5, "momentum": 0.05, "adam": 0.001}[self.optimizer]
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check every equation behind bnjax numerically, on fresh random cases.
+
+    Example: bnjax verify --only D.4 D.11 --batch 5 --eps 0
+    """
+
+    only: tuple[str, ...] = ()
+    """Tags of the equations to check, as D.4; a letter, as D, for a whole group. All by default."""
+    seed: int = 0
+    """Of the first case; each further case has the next one."""
+    cases: int = 4
+    """Random cases for each shape, ε and dtype."""
+    batch: int | None = None
+    """Samples in a batch; several by default."""
+    width: int | None = None
+    """Neurons in a layer; several by default. From 7 on every activation occurs in the networks."""
+    eps: float | None = None
+    """Added to the variance; 0 and a large one by default."""
+    dtype: Annotated[str, _choice(DTYPES)] = "both"
+    """What the library and JAX compute in; the other side is NumPy float64."""
+    tolerance: float | None = None
+    """Largest scaled error that passes; 1e-12 in float64 and 1e-5 in float32 by default."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the results as one JSON object."""
+
+    def check(self) -> None:
+        """Refuse what no case could have.
+
+        Raises:
+            UserError: A tag or dtype is unknown, or a number is out of its range.
+        """
+        valid = [one.tag for one in identities.all()]
+        for tag in self.only:
+            if tag not in valid and tag not in identities.GROUPS:
+                raise UserError(f"--only: unknown tag {tag!r}: {nearest(tag, valid)}")
+        if self.dtype not in DTYPES:
+            raise UserError(f"--dtype: unknown name {self.dtype!r}: {nearest(self.dtype, DTYPES)}")
+        _check_number("--cases", self.cases, least=1)
+        _check_number("--seed", self.seed, least=0, below=2**32 - self.cases)
+        # the Jacobians of a layer are written out in full: B n³ numbers
+        if self.batch is not None:
+            _check_number("--batch", self.batch, least=2, below=65)
+        if self.width is not None:
+            _check_number("--width", self.width, least=1, below=65)
+        if self.eps is not None:
+            _check_number("--eps", self.eps, least=0)
+        if self.tolerance is not None:
+            _check_number("--tolerance", self.tolerance, above=0)
+
+    def tags(self) -> frozenset[str]:
+        """Tell the tags that are meant, groups spelt out."""
+        every = (one.tag for one in identities.all())
+        return frozenset(tag for tag in every if {tag, tag.split(".")[0]} & set(self.only))
 
 
 def _check_number(

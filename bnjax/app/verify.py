@@ -1,0 +1,238 @@
+"""`bnjax verify`: every equation, on fresh random cases, in a table."""
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from bnjax import identities
+from bnjax.app.options import Verify
+from bnjax.app.runs import device_name, finite
+from bnjax.identities import Identity, Result
+
+# (ε, B, n): the width lets every activation occur, see identities.cases
+SETTINGS = ((0.0, 8, 7), (0.3, 3, 9))
+_WORKERS = 2  # compiling is what takes the time, and it leaves Python's lock alone
+
+
+class Setting(NamedTuple):
+    """What the cases of one run of all identities have in common."""
+
+    dtype: str
+    eps: float
+    batch: int
+    width: int
+
+
+class Check(NamedTuple):
+    """One identity on one case, and the seed that draws the case again."""
+
+    result: Result
+    seed: int
+
+    def repeat(self) -> str:
+        """Write the command that repeats the check."""
+        tag, *_, dtype, eps, batch, width = self.result
+        return (
+            f"bnjax verify --only {tag} --seed {self.seed} --cases 1 --batch {batch} "
+            f"--width {width} --eps {eps:g} --dtype {dtype}"
+        )
+
+
+def verify(options: Verify) -> int:
+    """Check the identities as the options say; print the table.
+
+    Returns:
+        The exit code: 0, or 1 if one falls short.
+
+    Raises:
+        UserError: The options do not fit; nothing has been checked then.
+    """
+    began = time.perf_counter()
+    options.check()
+    jax.config.update("jax_enable_x64", True)
+    chosen = [one for one in identities.all() if not options.only or one.tag in options.tags()]
+    settings = _settings(options)
+    found: dict[str, list[Check]] = {one.tag: [] for one in chosen}
+    with _progress(len(settings) * options.cases * len(chosen)) as advance:
+
+        def run(setting: Setting) -> list[Check]:
+            return list(_checks(chosen, setting, options, advance))
+
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            for checks in pool.map(run, settings):
+                for check in checks:
+                    found[check.result.tag].append(check)
+    summary = _summary(chosen, found, options)
+    summary["seconds"] = time.perf_counter() - began
+    if options.json:
+        print(json.dumps(finite(summary), allow_nan=False))
+    else:
+        _show(chosen, found, summary, options)
+    return 0 if summary["passed"] else 1
+
+
+def _settings(options: Verify) -> list[Setting]:
+    dtypes = tuple(identities.TOLERANCE) if options.dtype == "both" else (options.dtype,)
+    settings = [
+        Setting(
+            dtype,
+            eps if options.eps is None else options.eps,
+            batch if options.batch is None else options.batch,
+            width if options.width is None else options.width,
+        )
+        for eps, batch, width in SETTINGS
+        for dtype in dtypes
+    ]
+    return list(dict.fromkeys(settings))  # two become one where the options leave nothing open
+
+
+def _checks(
+    chosen: list[Identity], setting: Setting, options: Verify, advance: Any
+) -> Iterator[Check]:
+    """Check all identities that hold in this setting, on every case."""
+    for seed in range(options.seed, options.seed + options.cases):
+        case = identities.draw(jax.random.key(seed), **setting._asdict())
+        for one in chosen:
+            if one.applies(setting.eps, setting.batch):
+                yield Check(identities.measure(one, case), seed)
+            advance()
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """Show on stderr how far the checks are: a bar in a terminal, one line elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal or console.is_dumb_terminal:
+        console.print(f"checking, {total} times an equation on a case", highlight=False)
+        yield lambda: None
+        return
+    columns = TextColumn("checking"), BarColumn(bar_width=40), MofNCompleteColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("checking", total=total)
+        yield lambda: progress.advance(task)
+
+
+def _worst(checks: list[Check], dtype: str) -> Check | None:
+    """Find the check of that dtype that is nearest to failing."""
+    of = [check for check in checks if check.result.dtype == dtype]
+    # a claim that could not be refuted is worse than any error
+    return max(of, key=lambda one: (not one.result.refuted(), one.result.error), default=None)
+
+
+def _summary(
+    chosen: list[Identity], found: dict[str, list[Check]], options: Verify
+) -> dict[str, Any]:
+    """Gather what the checks showed, ready for JSON."""
+    entries, worst = [], {}
+    for one in chosen:
+        checks = found[one.tag]
+        at_worst = {
+            dtype: {**check.result._asdict(), "seed": check.seed, "repeat": check.repeat()}
+            for dtype in identities.TOLERANCE
+            if (check := _worst(checks, dtype)) is not None
+        }
+        for dtype, check in at_worst.items():
+            if dtype not in worst or check["error"] > worst[dtype]["error"]:
+                worst[dtype] = check
+        entries.append(
+            {
+                "tag": one.tag,
+                "claim": one.claim,
+                "formula": one.formula,
+                "source": one.source,
+                "holds": one.holds,
+                "scale": one.scale,
+                "checks": len(checks),
+                "verdict": _verdict(one, checks, options),
+                "worst": at_worst,
+            }
+        )
+    return {
+        "equations": len(chosen),
+        "checks": sum(len(checks) for checks in found.values()),
+        "passed": not any(entry["verdict"] == "falls short" for entry in entries),
+        "tolerance": options.tolerance or identities.TOLERANCE,
+        "worst": worst,
+        "identities": entries,
+        "errata": {one.tag: one.correction for one in chosen if one.correction},
+        "device": device_name(),
+    }
+
+
+def _verdict(one: Identity, checks: list[Check], options: Verify) -> str:
+    if not checks:
+        return (
+            f"needs ε = 0, B ≥ {one.batch}" if one.holds == "eps = 0" else f"needs B ≥ {one.batch}"
+        )
+    if not all(check.result.passed(options.tolerance) for check in checks):
+        return "falls short"
+    return "claim refuted" if one.correction else "holds"
+
+
+def _show(
+    chosen: list[Identity], found: dict[str, list[Check]], summary: dict[str, Any], options: Verify
+) -> None:
+    """Print the summary for a person, on stdout."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 130  # a file has no width: no claim is folded in it
+    table = Table("tag", "claim", "source")
+    dtypes = [dtype for dtype in identities.TOLERANCE if dtype in summary["worst"]]
+    for dtype in dtypes:
+        table.add_column(dtype, justify="right")
+    table.add_column("verdict")
+    group = None
+    for one, entry in zip(chosen, summary["identities"], strict=True):
+        letters = one.tag.split(".")[0]
+        if letters != group:
+            table.add_section()
+            table.add_row(letters, identities.GROUPS[letters], style="bold")
+            group = letters
+        at_worst = [_worst(found[one.tag], dtype) for dtype in dtypes]
+        errors = ("–" if check is None else f"{check.result.error:.1e}" for check in at_worst)
+        table.add_row(one.tag, one.claim, one.source, *errors, entry["verdict"])
+    console.print(table)
+    short = [entry for entry in summary["identities"] if entry["verdict"] == "falls short"]
+    for entry in short:
+        for check in found[entry["tag"]]:
+            if not check.result.passed(options.tolerance):
+                _print(console, _shortfall(check, options))
+                break
+    worst = ", ".join(
+        f"{check['error']:.1e} in {dtype} ({check['tag']})"
+        for dtype, check in summary["worst"].items()
+    )
+    failures = f"{len(short)} fall{'s' if len(short) == 1 else ''} short"
+    _print(
+        console,
+        f"{summary['equations']} equations, {summary['checks']} checks, {failures}; "
+        f"worst scaled error {worst or 'none'}; {summary['device']}, {summary['seconds']:.1f} s",
+    )
+    if summary["errata"]:
+        _print(console, "\nWhat the sources get wrong:")
+        for tag, correction in summary["errata"].items():
+            _print(console, f"{tag}  {correction}")
+
+
+def _shortfall(check: Check, options: Verify) -> str:
+    """Say by how much a check fell short, and how to repeat it."""
+    result = check.result
+    if not result.refuted():
+        refutation = 0.0 if result.refutation is None else result.refutation
+        what = f"the false claim is only {refutation:.1e} from the truth, not {result.margin:g}"
+    else:
+        limit = options.tolerance or identities.TOLERANCE[result.dtype]
+        what = f"scaled error {result.error:.1e} > {limit:g}"
+    return f"{result.tag} falls short: {what}; to repeat: {check.repeat()}"
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True)
