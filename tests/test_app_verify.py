@@ -115,7 +115,7 @@ def test_the_repeated_case_is_the_same_case(monkeypatch, capsys):
 def test_a_claim_that_is_not_refuted_falls_short(pretend, capsys):
     pretend(refutation=1e-6)
     assert run(["verify", "--only", "E.5", "--cases", "1"]) == 1
-    assert "E.5 falls short: the false claim is only 1.0e-06 from the truth, not 0.001" in (
+    assert "E.5 falls short: the false claim is only 1.0e-06 from the truth, not 0.0001" in (
         capsys.readouterr().out
     )
 

@@ -72,7 +72,7 @@ def recorder(entries: list[Identity]) -> Callable[..., Callable[[Callable[[Case]
         holds: Holds = "every eps",
         batch: int = 2,
         refuted: Callable[[Case], Sides] | None = None,
-        margin: float = 1e-3,
+        margin: float = 1e-4,
         correction: str = "",
     ) -> Callable[[Callable[[Case], Sides]], Callable[[Case], Sides]]:
         def record(function: Callable[[Case], Sides]) -> Callable[[Case], Sides]:
