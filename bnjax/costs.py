@@ -40,7 +40,8 @@ def _sigmoid_cross_entropy(y: Array, targets: Array) -> Array:
 def _sigmoid_error(y: Array, targets: Array) -> Array:
     # (1 − φ) u − φ (1 − u), both u and 1 − u from one exponential that cannot overflow
     e = jnp.exp(-jnp.abs(y))
-    large, small = 1 / (1 + e), e / (1 + e)
+    large = 1 / (1 + e)
+    small = e * large
     u, rest = jnp.where(y > 0, large, small), jnp.where(y > 0, small, large)
     return (1 - targets) * u - targets * rest
 
