@@ -92,16 +92,16 @@ import bnjax
 seconds = time.perf_counter() - start
 print(seconds, *{name.split(".")[0] for name in set(sys.modules) - before})
 """
-    runs = [
-        subprocess.run(
+    seconds = []
+    # what is measured is the import, not the machine's other work: the best of up to five
+    while len(seconds) < 5 and min(seconds, default=1.0) >= 0.3:
+        process = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.split()
-        for _ in range(2)
-    ]
-    loaded = set(runs[0][1:])
-    assert not loaded & EXTRA
-    # the best of two: what is measured is the import, not the machine's other work
-    assert min(float(run[0]) for run in runs) < 0.3
+        )
+        first, *loaded = process.stdout.split()
+        seconds.append(float(first))
+        assert not EXTRA & set(loaded)
+    assert min(seconds) < 0.3
 
 
 def test_all_public_names_exist():
