@@ -1,0 +1,47 @@
+"""The summary of a run, for a person."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bnjax.network import NormDense
+
+
+def show(summary: dict[str, Any]) -> None:
+    """Print the summary for a person, on stdout."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    data, networks = summary["data"], summary["networks"]
+    classes = data["classes"]
+    kind = f"{len(classes)} classes: {', '.join(classes)}" if classes else "regression"
+    console.print(f"data: {data['name']}, {data['features']} features, {kind}")
+    console.print(f"      {data['split']}; features {data['scaling']}")
+    table = Table("network")
+    columns = {
+        "final test accuracy": ("final_test_accuracy", ".1%"),
+        "best": ("best_test_accuracy", ".1%"),
+        "steps to 95 %": ("steps_to_95", ",d"),
+    }
+    if not classes:
+        columns = {
+            "final test cost": ("final_test_cost", ".4g"),
+            "best": ("best_test_cost", ".4g"),
+        }
+    columns["samples/s"] = ("samples_per_second", ",.0f")
+    for title in columns:
+        table.add_column(title, justify="right")
+    for name, figures in networks.items():
+        cells = (
+            "never" if figures[key] is None else format(figures[key], shape)
+            for key, shape in columns.values()
+        )
+        table.add_row(name, *cells)
+    console.print(table)
+    if summary["gradient_difference"]:
+        table = Table("|by hand − by autodiff| / |by autodiff|")
+        for title in ("W", "γ", "β"):
+            table.add_column(title, justify="right")
+        for moment, differences in summary["gradient_difference"].items():
+            table.add_row(moment, *(f"{differences[kind]:.1e}" for kind in NormDense._fields))
+        console.print(table)
+    console.print(f"{summary['device']}, {summary['seconds']:.1f} s, run folder {summary['out']}")
