@@ -84,6 +84,14 @@ class Layout(NamedTuple):
                 total = jnp.sum(lax.optimization_barrier(total), 0)
         return total.reshape(-1)
 
+    def sum_weights(self, w: Array) -> Array:
+        """Sum weights over the samples as if they had x's shape: (channels,)."""
+        if self.lanes > 1:
+            return self.sum(w)
+        repeats = math.prod(self.shape[a] for a in self.samples if w.shape[a] == 1)
+        total = repeats * jnp.sum(w, self.samples)
+        return jnp.broadcast_to(total, self._features()).reshape(-1)
+
     def max(self, t: Array) -> Array:
         """Take the largest over the samples: view -> (channels,)."""
         return jnp.max(jnp.max(t, self.samples).reshape(self.lanes, -1), 0)

@@ -108,7 +108,7 @@ def _measure_twice(x: Array, layout: Layout) -> tuple[Array, Array, Array]:
 
 
 def _measure_weighted(x: Array, layout: Layout, weights: Array) -> Centre:
-    n = jnp.broadcast_to(layout.sum(weights) * _repeats(weights, layout), layout.channels)
+    n = layout.sum_weights(weights)
     safe = jnp.where(n > 0, n, 1)
     # one of the samples that count, for the same reason
     largest = layout.max(jnp.where(weights > 0, x, -jnp.inf))
@@ -164,11 +164,3 @@ def _median(values: list[Array]) -> Array:
     low = jnp.maximum(jnp.minimum(a, b), jnp.minimum(c, d))
     high = jnp.minimum(jnp.maximum(a, b), jnp.maximum(c, d))
     return jnp.maximum(jnp.minimum(low, high), jnp.minimum(jnp.maximum(low, high), e))
-
-
-def _repeats(weights: Array, layout: Layout) -> int:
-    """Tell how often a sum over weights must be counted where they are broadcast to x."""
-    repeats = 1
-    for a in layout.samples:
-        repeats *= layout.shape[a] if weights.shape[a] == 1 else 1
-    return repeats

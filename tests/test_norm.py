@@ -115,6 +115,15 @@ def test_a_wholly_masked_channel_gives_beta_and_no_gradient(rule):
     assert not jnp.any(grads[0][:, 1]) and grads[1][1] == 0
 
 
+def test_weights_may_vary_over_one_of_several_feature_axes():
+    x = rng.normal(size=(2, 3, 2, 4))
+    where = np.array([1.0, 0.0, 2.0, 0.5])
+    y, moments = batch_norm(x, axis=(3, 1), where=where)
+    wanted = reference.batch_norm(x, axis=(3, 1), weights=where)
+    np.testing.assert_allclose(y, wanted[0], rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(moments.count, np.broadcast_to(4 * where, (3, 4)))
+
+
 @pytest.mark.parametrize("eps", [0.0, 1e-5])
 @pytest.mark.parametrize("rule", RULES)
 def test_a_constant_channel_gives_exactly_beta(rule, eps):

