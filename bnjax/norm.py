@@ -73,7 +73,7 @@ def batch_norm(
         [ 2. 20.] [  1. 100.]
     """
     x = floating("batch_norm", "x", x)
-    features, samples = _split_axes("batch_norm", x, axis)
+    features = _feature_axes("batch_norm", x, axis)
     if gamma is not None:
         gamma = per_channel("batch_norm", "gamma", gamma, x, features)
     if beta is not None:
@@ -127,7 +127,7 @@ def normalize(
          [ 1.]]
     """
     x = floating("normalize", "x", x)
-    features, _ = _split_axes("normalize", x, axis)
+    features = _feature_axes("normalize", x, axis)
     check_eps("normalize", eps)
     if mean is None or var is None:
         raise TypeError("normalize: `mean` and `var` are required; got None.")
@@ -163,8 +163,8 @@ def floating(function: str, name: str, value: ArrayLike) -> Array:
     return array
 
 
-def _split_axes(function: str, x: Array, axis: Axis) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Split x's axes into (feature axes, sample axes), both ascending."""
+def _feature_axes(function: str, x: Array, axis: Axis) -> tuple[int, ...]:
+    """Tell the feature axes, ascending and from 0."""
     axes = axis if isinstance(axis, tuple) else (axis,)
     for a in axes:
         if not isinstance(a, int) or not -x.ndim <= a < x.ndim:
@@ -173,13 +173,12 @@ def _split_axes(function: str, x: Array, axis: Axis) -> tuple[tuple[int, ...], t
                 f"shape {x.shape}; got {axis!r}."
             )
     features = tuple(sorted({a % x.ndim for a in axes}))
-    samples = tuple(a for a in range(x.ndim) if a not in features)
-    if len(features) != len(axes) or not features or not samples:
+    if len(features) != len(axes) or not 0 < len(features) < x.ndim:
         raise ValueError(
             f"{function}: `axis` must name different feature axes and leave at least one sample "
             f"axis of `x`, shape {x.shape}; got {axis!r}."
         )
-    return features, samples
+    return features
 
 
 def per_channel(
