@@ -1,0 +1,9 @@
+"""Training: steps, epochs.
+
+The rooms: `steps` (one update), `epochs` (one pass over the data, one compiled program).
+"""
+
+from bnjax.training.epochs import make_epoch, shuffle
+from bnjax.training.steps import GRADIENTS, Step, TrainState, init, make_step
+
+__all__ = ["GRADIENTS", "Step", "TrainState", "init", "make_epoch", "make_step", "shuffle"]
