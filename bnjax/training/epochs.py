@@ -60,9 +60,10 @@ def make_epoch(
         ValueError: The gradient's name is unknown.
 
     Example:
+        >>> from bnjax import training
         >>> net, optimizer = Network((2, 4, 1)), optax.sgd(0.5)
         >>> epoch = make_epoch(net, optimizer)
-        >>> state = init(net, optimizer, jax.random.key(0))
+        >>> state = training.init(net, optimizer, jax.random.key(0))
         >>> x = jax.random.normal(jax.random.key(1), (10, 2))
         >>> state, costs = epoch(state, shuffle(jax.random.key(2), 10, 4), x, x[:, :1] > 0)
         >>> print(state.step, costs.shape)
