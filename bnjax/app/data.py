@@ -1,13 +1,15 @@
 """Data ready for training: encoded targets, a held-out test set, scaled features."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from bnjax.app.errors import UserError, nearest
-from bnjax.app.readers import Floats, Raw, read
+from bnjax.app.readers import EMBEDDED, Floats, Raw, read
 from bnjax.costs import COSTS
 
 SCALES = ("auto", "standard", "range", "none")
@@ -119,6 +121,20 @@ def load(
         center,
         spread,
     )
+
+
+def absolute(source: str) -> str:
+    """Name `source` so that it is found from another folder, too."""
+    return source if source in EMBEDDED else str(Path(source).absolute())
+
+
+def digest(data: Data) -> str:
+    """Compute SHA-256 of all that is trained and tested on, the split and the scaling too."""
+    found = hashlib.sha256("\0".join(data.classes).encode())
+    for array in (data.x_train, data.targets_train, data.x_test, data.targets_test):
+        found.update(f"{array.shape}".encode())
+        found.update(memoryview(np.ascontiguousarray(array)))
+    return found.hexdigest()
 
 
 def _place(source: str, raw: Raw, row: int | np.integer) -> str:

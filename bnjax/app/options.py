@@ -14,6 +14,7 @@ from bnjax.training import GRADIENTS
 NETWORKS = ("both", "baseline", "bn")
 OPTIMIZERS = ("sgd", "momentum", "adam")
 DTYPES = ("both", "float64", "float32")
+ON_DIVERGENCE = ("stop", "continue")
 SCALES = ("auto", "standard", "range", "none")
 
 
@@ -72,6 +73,15 @@ class Train:
     """Folder for the run; runs/<time> by default."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Use the folder even if it holds an earlier run, which is lost."""
+    resume: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
+    """Go on with the run in this folder, with its own options, as if it had never stopped. Only
+    --json and a larger --epochs may stand beside it."""
+    checkpoint_every: int = 20
+    """Epochs between checkpoints; 0 for none."""
+    keep: int = 3
+    """Newest checkpoints that are kept."""
+    on_divergence: Annotated[str, _choice(ON_DIVERGENCE)] = "stop"
+    """What to do when a cost becomes NaN or infinite: stop with exit code 3, or continue."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the summary as one JSON object."""
 
@@ -88,9 +98,11 @@ class Train:
             ("cost", COSTS),
             ("optimizer", OPTIMIZERS),
             ("gradient", GRADIENTS),
+            ("on_divergence", ON_DIVERGENCE),
         ):
             name = getattr(self, option)
             if name not in valid:
+                option = option.replace("_", "-")
                 raise UserError(f"--{option}: unknown name {name!r}: {nearest(name, valid)}")
         _check_number("--test-fraction", self.test_fraction, above=0, below=1)
         for size in self.hidden:
@@ -112,6 +124,8 @@ class Train:
                 "--norm-output: the baseline normalizes nothing; use --network bn or both"
             )
         _check_number("--epochs", self.epochs, least=1)
+        _check_number("--checkpoint-every", self.checkpoint_every, least=0)
+        _check_number("--keep", self.keep, least=1)
         _check_number("--seed", self.seed, least=0, below=2**32)
 
     def resolved_learning_rate(self) -> float:
