@@ -133,7 +133,7 @@ def digest(data: Data) -> str:
     found = hashlib.sha256("\0".join(data.classes).encode())
     for array in (data.x_train, data.targets_train, data.x_test, data.targets_test):
         found.update(f"{array.shape}".encode())
-        found.update(memoryview(np.ascontiguousarray(array)))
+        found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
 
 
