@@ -57,6 +57,7 @@ def fold(net: Network, params: Params, state: State) -> tuple[Network, Params]:
             "network has nothing to fold: `apply` runs it as it is."
         )
     network.check_params("fold", net, params, state)
+    state = network.read(state)
     population.check_seen("fold", state)
     seen = iter(state)
     folded = []

@@ -81,8 +81,10 @@ def init(n: Shape, dtype: jnp.dtype = jnp.float32) -> PopulationState:
         >>> print(init(2).var, init(2).batches)
         [1. 1.] [0 0]
     """
-    zeros, none = jnp.zeros(n, accumulator_dtype(dtype)), jnp.zeros(n, jnp.int32)
-    return PopulationState(zeros, jnp.ones_like(zeros), none, none, zeros)
+    dtype = accumulator_dtype(dtype)
+    mean, var, remainder = jnp.zeros(n, dtype), jnp.ones(n, dtype), jnp.zeros(n, dtype)
+    # no array twice: JAX donates each buffer once
+    return PopulationState(mean, var, jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.int32), remainder)
 
 
 def update(
