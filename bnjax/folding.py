@@ -113,8 +113,8 @@ def fold_affine(
     W = _floating("W", W)
     if not isinstance(axis, int) or not -W.ndim <= axis < W.ndim:
         raise ValueError(
-            f"fold_affine: `axis` must name the axis of `W` that holds the output features, between "
-            f"{-W.ndim} and {W.ndim - 1} for shape {W.shape}; got {axis!r}."
+            f"fold_affine: `axis` must name the axis of `W` that holds the output features, one of "
+            f"{-W.ndim} to {W.ndim - 1} for shape {W.shape}; got {axis!r}."
         )
 
     def vector(name: str, value: ArrayLike) -> Array | np.ndarray:
