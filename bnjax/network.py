@@ -12,7 +12,7 @@ Source: S0/S1 §1 and §2, S3.
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jax import Array
 
 from bnjax import activations, costs, population
 from bnjax.activations import Activation
+from bnjax.moments import Moments
 from bnjax.norm import batch_norm, normalize
 from bnjax.population import PopulationState
 
@@ -40,7 +41,7 @@ class NormDense(NamedTuple):
 
 
 Params = tuple[Dense | NormDense, ...]
-State = tuple[PopulationState, ...]
+State = tuple[Any, ...]  # of PopulationState, or of tuples of these where `decay` is a tuple
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Network:
         norm_output: Whether the last layer is normalized too, as in the sources' network.
         eps: ε ≥ 0 of every normalization.
         decay: Weight on the old running statistics, in [0, 1); None: cumulative average (P.1, P.2).
+            A tuple of these keeps several side by side: the state then holds a tuple of
+            `PopulationState` per normalization, of which evaluation reads the first.
     """
 
     sizes: tuple[int, ...]
@@ -63,7 +66,7 @@ class Network:
     norm: bool = True
     norm_output: bool = False
     eps: float = 1e-5
-    decay: float | None = 0.9
+    decay: float | None | tuple[float | None, ...] = 0.9
 
     def __post_init__(self) -> None:
         """Refuse what could not be trained."""
@@ -86,10 +89,11 @@ class Network:
             )
         if not 0 <= self.eps < float("inf"):
             raise ValueError(f"Network: `eps` must be finite and >= 0; got {self.eps!r}.")
-        if self.decay is not None and not 0 <= self.decay < 1:
+        decays = self.decay if isinstance(self.decay, tuple) else (self.decay,)
+        if not decays or any(decay is not None and not 0 <= decay < 1 for decay in decays):
             raise ValueError(
-                "Network: `decay`, the weight on the old statistics, must be None or in [0, 1); "
-                f"got {self.decay!r}."
+                "Network: `decay`, the weight on the old statistics, must be None or in [0, 1), or "
+                f"a tuple of these; got {self.decay!r}."
             )
 
     @property
@@ -123,6 +127,7 @@ def init(net: Network, key: Array) -> tuple[Params, State]:
     # one draw for all layers: each shape drawn by itself is one more program to compile
     ends = list(accumulate(n_in * n_out for n_in, n_out in shapes))
     drawn = jax.random.uniform(key, ends[-1:], dtype, -1, 1)
+    decays = net.decay if isinstance(net.decay, tuple) else (net.decay,)
     params, state = [], []
     for (n_in, n_out), end, norm in zip(shapes, ends, net.normalized, strict=True):
         limit = (6 / (n_in + n_out)) ** 0.5  # Glorot & Bengio 2010, eq. 16
@@ -130,7 +135,8 @@ def init(net: Network, key: Array) -> tuple[Params, State]:
         zeros = jnp.zeros(n_out, dtype)
         if norm:
             params.append(NormDense(W, jnp.ones(n_out, dtype), zeros))
-            state.append(population.init(n_out, dtype))
+            fresh = [population.init(n_out, dtype) for _ in decays]
+            state.append(tuple(fresh) if isinstance(net.decay, tuple) else fresh[0])
         else:
             params.append(Dense(W, zeros))
     return tuple(params), tuple(state)
@@ -180,7 +186,8 @@ def bn_apply(
         state: As `init` gives it: statistics for inference.
         x: Inputs, (B, n_in).
         train: Whether to normalize with the batch's own moments, and take them into the state
-            (P.1, P.2, P.7), or with the statistics gathered so far (P.3). Static.
+            (P.1, P.2, P.7), or with the statistics gathered so far (P.3): sample by sample, so a
+            batch of one will do. Static.
         rule: Which derivative `batch_norm` has; see there.
         where: None, or w, (B,): a mask or weights ≥ 0, one per sample. Samples of zero weight
             influence nothing, NaN included.
@@ -189,7 +196,9 @@ def bn_apply(
         Logits, (B, n_out), and the state: a new one in training, the same otherwise.
 
     Raises:
-        ValueError: x, params, state or where do not fit the network.
+        ValueError: x, params, state or where do not fit the network; or train is False and some
+            channel has seen no batch. Where the state is traced, under jit say, that cannot be
+            known: such a channel has mean 0 and variance 1.
 
     Example:
         >>> net = Network((2, 3, 1))
@@ -199,20 +208,37 @@ def bn_apply(
         (2, 1) [1 1 1]
     """
     check("bn_apply", net, params, x, state=state, where=where)
-    seen = iter(state)
+    if not train:
+        population.check_seen("bn_apply", read(state))
+    seen = iter(state if train else read(state))
     gathered = []
 
     def batch(layer: NormDense, x: Array, w: Array | None) -> Array:
         y, moments = batch_norm(x, layer.gamma, layer.beta, eps=net.eps, where=w, rule=rule)
-        gathered.append(population.update(next(seen), moments, decay=net.decay))
+        gathered.append(keep(net, next(seen), moments))
         return y
 
     def given(layer: NormDense, x: Array, w: Array | None) -> Array:
-        mean, var = population.statistics(next(seen))
-        return normalize(x, mean, var, layer.gamma, layer.beta, eps=net.eps)  # P.3
+        mean, var, _, _, remainder = next(seen)
+        # around the mean's first float: the second would be lost in a sum of both
+        y = normalize(x - mean[None], remainder, var, layer.gamma, layer.beta, eps=net.eps)  # P.3
+        return y.astype(x.dtype)
 
     _, y = sweep(net, params, x, where, batch if train else given)[-1]
     return y, tuple(gathered) if train else state
+
+
+def keep(net: Network, kept: Any, moments: Moments) -> Any:
+    """Take a batch's moments into what one normalization keeps."""
+    if not isinstance(net.decay, tuple):
+        return population.update(kept, moments, decay=net.decay)
+    pairs = zip(kept, net.decay, strict=True)
+    return tuple(population.update(state, moments, decay=decay) for state, decay in pairs)
+
+
+def read(state: State) -> tuple[PopulationState, ...]:
+    """Give what evaluation reads of a state: of several kept side by side the first."""
+    return tuple(kept if isinstance(kept, PopulationState) else kept[0] for kept in state)
 
 
 def sweep(
@@ -306,6 +332,21 @@ def check(
             f"{function}: `x` must have shape (B, {net.sizes[0]}) for a network of sizes "
             f"{net.sizes}; got {x.shape}."
         )
+    check_params(function, net, params, state)
+    if where is not None and where.shape != x.shape[:1]:
+        raise ValueError(
+            f"{function}: `where` must have shape ({x.shape[0]},), one weight per sample of `x`; "
+            f"got {where.shape}."
+        )
+    if targets is not None and targets.shape != (x.shape[0], net.sizes[-1]):
+        raise ValueError(
+            f"{function}: `targets` must have shape {(x.shape[0], net.sizes[-1])}, one row per "
+            f"sample and one column per output; got {targets.shape}."
+        )
+
+
+def check_params(function: str, net: Network, params: Params, state: State | None) -> None:
+    """Refuse parameters and statistics that are not the network's."""
     kinds = tuple(NormDense if norm else Dense for norm in net.normalized)
     if tuple(type(layer) for layer in params) != kinds:
         raise ValueError(
@@ -316,14 +357,4 @@ def check(
         raise ValueError(
             f"{function}: `state` must hold one PopulationState per normalization, "
             f"{sum(net.normalized)} of them; got {len(state)}. `init` gives it with the params."
-        )
-    if where is not None and where.shape != x.shape[:1]:
-        raise ValueError(
-            f"{function}: `where` must have shape ({x.shape[0]},), one weight per sample of `x`; "
-            f"got {where.shape}."
-        )
-    if targets is not None and targets.shape != (x.shape[0], net.sizes[-1]):
-        raise ValueError(
-            f"{function}: `targets` must have shape {(x.shape[0], net.sizes[-1])}, one row per "
-            f"sample and one column per output; got {targets.shape}."
         )

@@ -1,14 +1,8 @@
 """Nothing lost: checkpoints, going on after a kill, full disks, two runs at once, divergence."""
 
 import json
-import os
-import random
 import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np

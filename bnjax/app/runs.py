@@ -19,8 +19,7 @@ import bnjax
 from bnjax.app import checkpoints, saved
 from bnjax.app.checkpoints import Checkpoint
 from bnjax.app.errors import UserError
-from bnjax.network import NormDense
-from bnjax.training import TrainState
+from bnjax.network import NormDense, Params, State
 
 try:
     import fcntl
@@ -28,12 +27,20 @@ except ModuleNotFoundError:  # Windows: two runs into one folder are not told ap
     fcntl = None
 
 _PACKAGES = ("jax", "jaxlib", "optax", "chex", "numpy")
-_OWN = ("config.json", "summary.json", "params_*.npz", "curves.png", "inputs.png")
+_OWN = (
+    "config.json",
+    "summary.json",
+    "params_*.npz",
+    "folded.npz",
+    "curves.png",
+    "inputs.png",
+)
 
 
 class RunFolder:
     """A folder that holds one run: config.json, metrics.jsonl, checkpoints, params, pictures.
 
+    folded.npz is the normalized network as a baseline network (P.4).
     metrics.jsonl is locked as long as the run lives: a second run into the folder is refused, and
     the lock dies with the process, however that dies.
     """
@@ -131,16 +138,16 @@ class RunFolder:
             self._metrics.truncate(end)
         return lines
 
-    def write_params(self, name: str, train_state: TrainState, **more: Any) -> None:
-        """Write params_NAME.npz: layer{l}.W, .b or .gamma, .beta, .mean, .var; and `more`."""
+    def write_params(self, name: str, params: Params, state: State, **more: Any) -> None:
+        """Write NAME.npz: layer{l}.W, .b or .gamma, .beta, .mean, .var, ...; and `more`."""
         arrays = dict(more)
-        seen = iter(train_state.state)
-        for number, layer in enumerate(train_state.params):
+        seen = iter(state)
+        for number, layer in enumerate(params):
             parts = dict(layer._asdict())
             if isinstance(layer, NormDense):
                 parts |= next(seen)._asdict()
             arrays |= {f"layer{number}.{key}": np.asarray(part) for key, part in parts.items()}
-        self._replace(f"params_{name}.npz", lambda path: np.savez(path, **arrays))
+        self._replace(f"{name}.npz", lambda path: np.savez(path, **arrays))
 
     def write_picture(self, name: str, draw: Callable[[Path], None]) -> None:
         """Let `draw` write a picture."""

@@ -91,7 +91,7 @@ def load_run(path: str | Path) -> SavedRun:
                 norm=norm,
                 norm_output=norm and options["norm_output"],
                 eps=options["eps"],
-                decay=options["decay"],
+                decay=options["decay"] if options["statistics"] == "ema" else None,
             )
             scaling = {key: arrays[key] for key in ("classes", "center", "spread")}
         except Exception as error:  # whatever a damaged archive makes NumPy raise

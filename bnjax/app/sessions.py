@@ -10,15 +10,14 @@ import numpy as np
 import optax
 from jax import Array
 
-from bnjax.app import checkpoints, gradients, saved
+from bnjax.app import checkpoints, evaluation, gradients, saved
 from bnjax.app.checkpoints import Checkpoint
 from bnjax.app.data import Data
 from bnjax.app.divergence import Divergence
-from bnjax.app.evaluation import Evaluate
 from bnjax.app.options import Train
 from bnjax.app.progress import say
 from bnjax.app.runs import RunFolder
-from bnjax.network import Network
+from bnjax.network import Network, State
 from bnjax.training import TrainState
 
 
@@ -29,7 +28,7 @@ class Run:
     net: Network
     train_state: TrainState
     epoch: jax.stages.Wrapped
-    evaluate: Evaluate
+    evaluate: evaluation.Evaluate
     percentiles: Callable[[TrainState], Array] | None
     metrics: list[dict[str, Any]] = field(default_factory=list)
     inputs: list[np.ndarray] = field(default_factory=list)  # (3, n) per epoch, the first before
@@ -55,6 +54,12 @@ class Session:
     def diverged(self) -> dict[str, Divergence]:
         """Return the networks that were lost."""
         return {name: run.divergence for name, run in self.runs.items() if run.divergence}
+
+
+def statistics(session: Session, run: Run, x: Array) -> State:
+    """Give the statistics that a network is evaluated with; x is the training set's."""
+    kind, (params, kept, *_) = session.options.statistics, run.train_state
+    return evaluation.choose(kind, run.net, params, kept, x, batch_size=session.batch_size)
 
 
 def save(session: Session) -> None:

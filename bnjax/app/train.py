@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import json
 import time
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,14 +11,22 @@ import numpy as np
 import optax
 
 from bnjax import training
-from bnjax.app import checkpoints, divergence, gradients, plots, resuming, sessions, summaries
+from bnjax.app import (
+    checkpoints,
+    divergence,
+    evaluation,
+    gradients,
+    inputs,
+    results,
+    resuming,
+    sessions,
+)
 from bnjax.app import data as datasets
 from bnjax.app.data import Data
 from bnjax.app.errors import UserError
-from bnjax.app.evaluation import make_evaluate, make_percentiles
 from bnjax.app.options import Train
 from bnjax.app.progress import TrainingProgress, say
-from bnjax.app.runs import RunFolder, finite
+from bnjax.app.runs import RunFolder
 from bnjax.app.sessions import Run, Session
 from bnjax.app.signals import ctrl_c
 from bnjax.network import Network
@@ -91,7 +97,7 @@ def train(options: Train, *, given: frozenset[str] = frozenset()) -> int:
             if old is not None:
                 sessions.take_up(session)
             _train(session, asked_to_stop)
-        return _finish(session, began, interrupted=bool(asked_to_stop))
+        return results.leave(session, began, interrupted=bool(asked_to_stop))
 
 
 def _start(options: Train, data: Data, batch_size: int, folder: RunFolder) -> Session:
@@ -108,15 +114,17 @@ def _start(options: Train, data: Data, batch_size: int, folder: RunFolder) -> Se
             norm=norm,
             norm_output=norm and options.norm_output,
             eps=options.eps,
-            decay=options.decay,
+            decay=(options.decay, None),  # both running kinds, for the summary to compare
         )
         start = training.init(net, optimizer, jax.random.key(options.seed))
         runs[name] = Run(
             net,
             start,
             training.make_epoch(net, optimizer, gradient=options.gradient),
-            make_evaluate(net, classify=bool(data.classes)),
-            make_percentiles(net, jnp.asarray(data.x_train[:_PROBE])) if options.hidden else None,
+            evaluation.make_evaluate(net, classify=bool(data.classes)),
+            inputs.make_percentiles(net, jnp.asarray(data.x_train[:_PROBE]))
+            if options.hidden
+            else None,
         )
     key = jax.random.fold_in(jax.random.key(options.seed), 1)  # not the weights' key
     return Session(options, data, batch_size, folder, optimizer, runs, key)
@@ -172,8 +180,9 @@ def _train(session: Session, asked_to_stop: list[int]) -> None:
                 run.train_state, batch_costs = epochs[name](run.train_state, order, x, targets)
                 jax.block_until_ready(run.train_state)
                 run.seconds += time.perf_counter() - started
-                _, train_accuracy = run.evaluate(run.train_state, x, targets)
-                test_cost, test_accuracy = run.evaluate(run.train_state, x_test, targets_test)
+                params, state = run.train_state.params, sessions.statistics(session, run, x)
+                _, train_accuracy = run.evaluate(params, state, x, targets)
+                test_cost, test_accuracy = run.evaluate(params, state, x_test, targets_test)
                 line = {
                     "network": name,
                     "epoch": epoch,
@@ -219,53 +228,3 @@ def _result(line: dict[str, Any]) -> str:
     if line["test_accuracy"] is None:
         return f"test cost {line['test_cost']:.4f}"
     return f"test accuracy {line['test_accuracy']:.1%}"
-
-
-def _finish(session: Session, began: float, *, interrupted: bool) -> int:
-    """Write what the run leaves behind; print its summary."""
-    options, data, runs, folder = session.options, session.data, session.runs, session.folder
-    stopped = bool(session.diverged) and options.on_divergence == "stop"
-    for name, run in runs.items():
-        if not (stopped and run.divergence):  # its last good checkpoint is worth more
-            folder.write_params(
-                name, run.train_state, center=data.center, spread=data.spread, classes=data.classes
-            )
-    if session.epoch:
-        draw = partial(
-            plots.curves,
-            metrics={name: run.metrics for name, run in runs.items()},
-            data=data.name,
-            cost=options.cost,
-        )
-        folder.write_picture("curves.png", draw)
-    if session.epoch and options.hidden:
-        draw = partial(
-            plots.inputs,
-            percentiles={name: np.stack(run.inputs) for name, run in runs.items()},
-            steps_per_epoch=-(-len(data.x_train) // session.batch_size),
-            activation=options.activation,
-        )
-        folder.write_picture("inputs.png", draw)
-    summary = summaries.gather(session)
-    summary["finished"] = session.epoch == options.epochs and not stopped
-    summary["interrupted"] = interrupted and session.epoch < options.epochs
-    summary["seconds"] = time.perf_counter() - began
-    summary["out"] = str(folder.path)
-    folder.write_json("summary.json", summary)
-    if options.json:
-        print(json.dumps(finite(summary), allow_nan=False))
-    else:
-        summaries.show(summary)
-    if stopped:
-        say(
-            f"stopped after epoch {session.epoch} of {options.epochs}: {folder.path} keeps its "
-            "last good checkpoint; use a smaller --learning-rate, or --on-divergence continue"
-        )
-        return 3
-    if summary["interrupted"]:
-        say(
-            f"interrupted after epoch {session.epoch} of {options.epochs}: what has been learnt is "
-            f"in {folder.path}; bnjax train --resume {folder.path} goes on"
-        )
-        return 130
-    return 0
