@@ -95,11 +95,8 @@ def load(
     )
     if raw.test is not None:
         x_train, targets_train, (x_test, y_test) = raw.x, targets, raw.test
-        if regression:
-            targets_test = _regression_test(source, y_test, targets.shape[1])
-        else:
-            codes_test = _test_codes(source, y_test, classes, cost)
-            targets_test = _targets(codes_test, len(classes), cost)
+        field = f"{source}, {'targets' if regression else 'labels'} of the test set"
+        targets_test = encode_known(field, y_test, classes, cost, targets.shape[1])
         split = "the test set that came with the data"
     else:
         train, test = _split(source, raw, classes, codes, test_fraction, seed)
@@ -183,14 +180,40 @@ def _encode(source: str, raw: Raw, cost: str) -> tuple[tuple[str, ...], np.ndarr
     return tuple(names[i] for i in order), np.argsort(order)[codes]
 
 
-def _test_codes(source: str, y_test: np.ndarray, classes: tuple[str, ...], cost: str) -> np.ndarray:
-    """Return the codes of a test set that came with the data."""
-    field = f"{source}, labels of the test set"
+def encode_known(
+    field: str, y: np.ndarray, classes: tuple[str, ...], cost: str, n_out: int
+) -> Floats:
+    """Encode labels of samples that are not the training set's, for `cost`.
 
+    Args:
+        field: what messages call them.
+        y: as read, (N,) or (N, k).
+        classes: the training set's; empty for regression.
+        cost: as in `load`.
+        n_out: the number of outputs.
+
+    Returns:
+        Targets, (N, n_out).
+
+    Raises:
+        UserError: a label is none of `classes`; or targets are no numbers, or of another width.
+    """
+    if classes:
+        return _targets(_known_codes(field, y, classes, cost), len(classes), cost)
+    columns = math.prod(y.shape[1:])
+    if y.dtype.kind not in "iuf" or columns != n_out:
+        raise UserError(
+            f"{field}: expected numbers in {n_out} column(s) like the training set's, got dtype "
+            f"{y.dtype} in {columns}; store both alike"
+        )
+    return y.reshape(len(y), -1).astype(np.float64)
+
+
+def _known_codes(field: str, y: np.ndarray, classes: tuple[str, ...], cost: str) -> np.ndarray:
     def place(row: int | np.integer) -> str:
         return f"{field}, sample {row} (counted from 0)"
 
-    labels = [str(label) for label in _labels(y_test, field, place, cost)]
+    labels = [str(label) for label in _labels(y, field, place, cost)]
     codes = {name: code for code, name in enumerate(classes)}
     for row, label in enumerate(labels):
         if label not in codes:
@@ -199,17 +222,6 @@ def _test_codes(source: str, y_test: np.ndarray, classes: tuple[str, ...], cost:
                 f"{nearest(label, classes)}"
             )
     return np.array([codes[label] for label in labels])
-
-
-def _regression_test(source: str, y_test: np.ndarray, n_out: int) -> Floats:
-    """Return the targets of a test set that came with the data."""
-    columns = math.prod(y_test.shape[1:])
-    if y_test.dtype.kind not in "iuf" or columns != n_out:
-        raise UserError(
-            f"{source}, targets of the test set: expected numbers in {n_out} column(s) like the "
-            f"training set's, got dtype {y_test.dtype} in {columns}; store both alike"
-        )
-    return y_test.reshape(len(y_test), -1).astype(np.float64)
 
 
 def _targets(codes: np.ndarray, n_classes: int, cost: str) -> Floats:

@@ -142,6 +142,30 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Predict:
+    """Predict new data with a network of a run that has ended.
+
+    Example: bnjax predict runs/iris new.csv --out predictions.csv
+    """
+
+    run: tyro.conf.Positional[str]
+    """The run's folder."""
+    file: tyro.conf.Positional[str]
+    """An npz with an array x, a CSV, or a file of images in MNIST's IDX format. Labels, where there
+    are any, are held against the predictions: y, a CSV's last column, the labels' file beside."""
+    label: str | None = None
+    """The CSV's label column."""
+    network: Annotated[str | None, tyro.conf.arg(metavar="bn|baseline")] = None
+    """Which network predicts; bn where the run has it."""
+    out: str | None = None
+    """The CSV to write; predictions.csv in the run's folder by default."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write --out even if it exists."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print what was found as one JSON object."""
+
+
+@dataclass(frozen=True)
 class Verify:
     """Check every equation behind bnjax numerically, on fresh random cases.
 

@@ -34,6 +34,7 @@ _OWN = (
     "folded.npz",
     "curves.png",
     "inputs.png",
+    "predictions.csv",
 )
 
 

@@ -80,7 +80,7 @@ def load_run(path: str | Path) -> SavedRun:
         if not (file := path / f"params_{name}.npz").is_file():
             continue
         try:
-            with np.load(file, allow_pickle=False) as archive:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
                 arrays = dict(archive)
             params, state = _layers(arrays)
             norm = name == "bn"
