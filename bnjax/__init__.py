@@ -3,6 +3,7 @@
 from bnjax import (
     activations,
     backprop,
+    conversion,
     costs,
     identities,
     jacobian,
@@ -31,6 +32,7 @@ __all__ = [
     "backprop",
     "batch_norm",
     "bn_apply",
+    "conversion",
     "cost",
     "costs",
     "identities",

@@ -26,12 +26,14 @@ class PopulationState(NamedTuple):
         var: The running *unbiased* variance, one before the first batch; (n,).
         batches: k, the batches that went in, per channel; (n,) int32.
         skipped: Batches left out because their moments were not finite; (n,) int32.
+        remainder: What `mean` in one float leaves out of the running mean; (n,).
     """
 
     mean: Array
     var: Array
     batches: Array
     skipped: Array
+    remainder: Array
 
 
 def init(n: int, dtype: jnp.dtype = jnp.float32) -> PopulationState:
@@ -48,8 +50,13 @@ def init(n: int, dtype: jnp.dtype = jnp.float32) -> PopulationState:
         >>> print(init(2).var, init(2).batches)
         [1. 1.] [0 0]
     """
+    # an array of its own for each: a buffer cannot be donated twice
     return PopulationState(
-        jnp.zeros(n, dtype), jnp.ones(n, dtype), jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.int32)
+        mean=jnp.zeros(n, dtype),
+        var=jnp.ones(n, dtype),
+        batches=jnp.zeros(n, jnp.int32),
+        skipped=jnp.zeros(n, jnp.int32),
+        remainder=jnp.zeros(n, dtype),
     )
 
 
@@ -100,6 +107,7 @@ def update(
         towards(state.var, unbiased),
         batches,
         state.skipped + ~finite,
+        jnp.zeros_like(state.remainder),
     )
 
 

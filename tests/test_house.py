@@ -17,6 +17,7 @@ FLOORS = (
     "training",
     "backprop",
     "network",
+    "conversion",
     "population",
     "jacobian",
     "matrix",
