@@ -9,9 +9,9 @@ Source: S3; the libraries' own code (PyTorch 2.13, flax 0.12, Keras 3.15, dm-hai
 import math
 from collections.abc import Callable, Mapping
 
-import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from bnjax import population
@@ -291,14 +291,14 @@ def _require(function: str, name: str, array: Array, required: str, fits: Callab
 
 
 def _known(*arrays: Array) -> bool:
-    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
+    return not any(isinstance(array, Tracer) for array in arrays)
 
 
 def _statistic(function: str, name: str, value: ArrayLike) -> Array:
     """Copy one running statistic, (n,), in float32 or float64."""
     if value is None:
         raise TypeError(f"{function}: `{name}` must be an array; got None: the layer keeps none.")
-    # a copy: PyTorch goes on writing into its buffer, which JAX may otherwise share
+    # a copy: what came by DLPack is PyTorch's own buffer, which it goes on writing into
     array = floating(function, name, jnp.array(value))
     if array.ndim != 1:
         raise ValueError(f"{function}: `{name}` must have shape (n,); got {array.shape}.")
@@ -330,9 +330,9 @@ def _state(
             f"{function}: `{var_name}` must have shape {mean.shape} to match `{mean_name}`; "
             f"got {var.shape}."
         )
-    way_out = ": a batch that was not has spoilt it, gather it anew"
-    _require(function, mean_name, mean, f"finite{way_out}", math.isfinite)
-    _require(function, var_name, var, f"finite{way_out}", math.isfinite)
+    for name, array in ((mean_name, mean), (var_name, var)):
+        required = "finite (a batch that was not has spoilt it: gather it anew)"
+        _require(function, name, array, required, math.isfinite)
     _require(function, var_name, var, ">= 0 (clip what rounding made negative)", lambda v: v >= 0)
     k = _batches(function, *batches, mean)
     if count is not None:
@@ -350,7 +350,7 @@ def _batches(function: str, name: str, value: ArrayLike, mean: Array) -> Array:
     """Give every channel its k, (n,) int32."""
     if value is None:
         raise TypeError(f"{function}: `{name}` must be an integer; got None.")
-    k = jnp.asarray(value)
+    k = jnp.array(value)
     if not jnp.issubdtype(k.dtype, jnp.integer):
         raise TypeError(f"{function}: `{name}` must be an integer; got {k.dtype}.")
     if k.shape not in ((), mean.shape):
