@@ -24,7 +24,7 @@ from bnjax.network import Dense, Network, Params, State
 from bnjax.norm import check_eps, floating
 
 
-def fold(net: Network, params: Params, state: State) -> tuple[Network, Params]:
+def fold(net: Network, params: Params, state: State) -> tuple[Network, tuple[Dense, ...]]:
     """Fold every normalization of a network into its weights (P.4).
 
     Args:
