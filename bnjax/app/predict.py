@@ -1,5 +1,6 @@
 """`bnjax predict`: a saved network on new data."""
 
+import contextlib
 import csv
 import json
 import os
@@ -81,7 +82,8 @@ def _write(out: Path, run: SavedRun, cost: str, logits: Any, y: np.ndarray | Non
                 rows.writerow([number, *labels[number], *predicted[number], *row])
         os.replace(beside, out)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
         raise UserError(
             f"--out: {out} cannot be written: {error.strerror}; name another file"
         ) from error
