@@ -1,9 +1,27 @@
-"""Training: steps, epochs.
+"""Training: steps, epochs, whole runs, sweeps, on one device or many.
 
-The rooms: `steps` (one update), `epochs` (one pass over the data, one compiled program).
+The rooms: `steps` (one update), `epochs` (one pass over the data, one compiled program), `runs`
+(many epochs, k of them per call), `streams` (data that does not fit on the device), `sweeps` (many
+networks at once), `devices` (data spread over a mesh).
 """
 
+from bnjax.training.devices import data_mesh, local_rows, spread
 from bnjax.training.epochs import make_epoch, shuffle
-from bnjax.training.steps import GRADIENTS, Step, TrainState, init, make_step
+from bnjax.training.runs import Progress, fit
+from bnjax.training.steps import GRADIENTS, Step, TrainState, decay_mask, init, make_step
 
-__all__ = ["GRADIENTS", "Step", "TrainState", "init", "make_epoch", "make_step", "shuffle"]
+__all__ = [
+    "GRADIENTS",
+    "Progress",
+    "Step",
+    "TrainState",
+    "data_mesh",
+    "decay_mask",
+    "fit",
+    "init",
+    "local_rows",
+    "make_epoch",
+    "make_step",
+    "shuffle",
+    "spread",
+]
