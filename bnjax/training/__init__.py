@@ -9,19 +9,25 @@ from bnjax.training.devices import data_mesh, local_rows, spread
 from bnjax.training.epochs import make_epoch, shuffle
 from bnjax.training.runs import Progress, fit
 from bnjax.training.steps import GRADIENTS, Step, TrainState, decay_mask, init, make_step
+from bnjax.training.streams import fit_batches, prefetch
+from bnjax.training.sweeps import Sweep, sweep
 
 __all__ = [
     "GRADIENTS",
     "Progress",
     "Step",
+    "Sweep",
     "TrainState",
     "data_mesh",
     "decay_mask",
     "fit",
+    "fit_batches",
     "init",
     "local_rows",
     "make_epoch",
     "make_step",
+    "prefetch",
     "shuffle",
     "spread",
+    "sweep",
 ]

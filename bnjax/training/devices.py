@@ -8,6 +8,7 @@ do all of it, in one process or in several (`jax.distributed`).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 
-def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Lay devices out in a row, for data-parallel training.
 
     Args:
@@ -66,7 +67,8 @@ def spread(mesh: Mesh, rows: ArrayLike, samples: int) -> Array:
 
     Args:
         mesh: The mesh; all of its axes are used.
-        rows: This process's samples, those that `local_rows` tells; (n, ...).
+        rows: This process's samples, those that `local_rows` tells; (n, ...). What has been
+            spread before is handed back.
         samples: N, how many there are in all.
 
     Returns:
@@ -81,6 +83,9 @@ def spread(mesh: Mesh, rows: ArrayLike, samples: int) -> Array:
         >>> print(x.shape)
         (5, 2)
     """
+    each = _rows_per_device(mesh, samples)
+    if isinstance(rows, Array) and rows.sharding == by_row(mesh) and len(rows) == each * mesh.size:
+        return rows
     host = np.asarray(rows)
     mine = local_rows(mesh, samples)
     if len(host) != mine.stop - mine.start:
@@ -88,7 +93,6 @@ def spread(mesh: Mesh, rows: ArrayLike, samples: int) -> Array:
             f"spread: `rows` must be the {mine.stop - mine.start} of {samples} samples that "
             f"`local_rows` tells this process to read; got {len(host)}."
         )
-    each = _rows_per_device(mesh, samples)
     devices = sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
     padding = ((0, each * devices - len(host)),) + ((0, 0),) * (host.ndim - 1)
     return jax.make_array_from_process_local_data(

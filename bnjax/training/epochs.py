@@ -142,6 +142,8 @@ def _across(step: Step, mesh: Mesh, names: tuple[str, ...]) -> Epoch:
                 mine, *batch = devices.deal(indices, names, x, targets)
                 return step(train_state, *batch, mine >= 0 if masked else None)
 
+            if unfilled:
+                return lax.scan(train, train_state, order)
             train_state, costs = lax.scan(train, train_state, order[:-1])
             # how many samples there are, x does not tell: rows of zeros may follow them
             train_state, cost = train(train_state, order[-1], masked=True)

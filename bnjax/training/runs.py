@@ -110,16 +110,17 @@ def fit(
         4 12 (2, 3)
         5 15 (1, 3)
     """
-    samples = np.shape(x)[0] if samples is None else samples
-    check("fit", samples=samples, batch_size=batch_size, epochs=epochs, start=start)
-    if epochs_per_call < 1:
-        raise ValueError(f"fit: `epochs_per_call` must be at least 1; got {epochs_per_call}.")
-    if np.shape(x)[0] != np.shape(targets)[0]:
-        raise ValueError(
-            f"fit: `targets` must have one row per row of `x`, {np.shape(x)[0]}; "
-            f"got {np.shape(targets)[0]}."
-        )
-    found = evaluate if isinstance(evaluate, Partial) else Partial(evaluate or _nothing)
+    samples = check(
+        "fit",
+        x,
+        targets,
+        batch_size=batch_size,
+        epochs=epochs,
+        epochs_per_call=epochs_per_call,
+        start=start,
+        samples=samples,
+    )
+    found = as_argument(evaluate)
     if mesh is None:
         data = jax.device_put((x, targets))
         one_place = None
@@ -192,18 +193,44 @@ def pure_run(epoch: Epoch, samples: int, batch_size: int, epochs_per_call: int) 
     return run
 
 
-def check(function: str, *, samples: int, batch_size: int, epochs: int, start: int = 0) -> None:
-    """Refuse numbers that no run can have."""
-    if not 1 <= batch_size <= samples:
+def as_argument(evaluate: Evaluate | None) -> Partial:
+    """Make a function of the train state a pytree that can go into a compiled program."""
+    return evaluate if isinstance(evaluate, Partial) else Partial(evaluate or _nothing)
+
+
+def check(
+    function: str,
+    x: ArrayLike,
+    targets: ArrayLike,
+    *,
+    batch_size: int,
+    epochs: int,
+    epochs_per_call: int,
+    start: int = 0,
+    samples: int | None = None,
+) -> int:
+    """Refuse data that do not go together, and numbers that no run can have; hand out N."""
+    rows = np.shape(x)[0]
+    if np.shape(targets)[0] != rows:
         raise ValueError(
-            f"{function}: `batch_size` must be between 1 and the {samples} samples; got "
-            f"{batch_size}."
+            f"{function}: `targets` must have one row per row of `x`, {rows}; got "
+            f"{np.shape(targets)[0]}."
         )
-    if not 0 <= start <= epochs:
+    n: int = rows if samples is None else samples
+    if not 1 <= batch_size <= n:
+        raise ValueError(
+            f"{function}: `batch_size` must be between 1 and the {n} samples; got {batch_size}."
+        )
+    if not 0 <= start <= epochs or epochs < 1:
         raise ValueError(
             f"{function}: `epochs` is the last epoch, counted from 1, those done before included: "
-            f"at least `start`, {start}; got {epochs}."
+            f"at least 1 and at least `start`, {start}; got {epochs}."
         )
+    if epochs_per_call < 1:
+        raise ValueError(
+            f"{function}: `epochs_per_call` must be at least 1; got {epochs_per_call}."
+        )
+    return n
 
 
 def _nothing(train_state: TrainState) -> None:

@@ -97,7 +97,9 @@ def decay_mask(params: Params) -> tuple[Dense | NormDense, ...]:
         >>> print(decay_mask(start.params)[0])
         NormDense(W=True, gamma=False, beta=False)
     """
-    return tuple(type(layer)(*(name == "W" for name in layer._fields)) for layer in params)
+    return tuple(
+        layer._replace(**{name: name == "W" for name in layer._fields}) for layer in params
+    )
 
 
 def make_step(
