@@ -12,7 +12,7 @@ from bnjax.training import sweeps
 
 rng = np.random.default_rng(0)
 X, TARGETS = rng.normal(size=(8, 4)), rng.normal(size=(8, 2))
-NET = Network((4, 5, 2), cost="squared_error")
+NET = Network((4, 2), cost="squared_error", norm_output=True)  # one layer: quickly compiled
 KEYS = jax.random.split(jax.random.key(7), 2)
 RATES = {"rate": jnp.array([0.1, 0.3, 1e200]), "momentum": jnp.array([0.9, 0.5, 0.0])}
 
@@ -31,7 +31,7 @@ def swept(at_once, **options):
         X,
         TARGETS,
         at_once=at_once,
-        evaluate=lambda train_state: train_state.params[-1].b,
+        evaluate=lambda train_state: train_state.params[-1].beta,
         **options,
     )
 
@@ -76,7 +76,7 @@ def test_each_network_is_the_one_trained_alone(one_by_one):
     row, seed = 1, 0
     got = jax.tree.map(lambda a: a[row, seed], (one_by_one.train_state, one_by_one.costs))
     chex.assert_trees_all_close(got, alone(row, seed), rtol=1e-10, atol=1e-12)
-    np.testing.assert_array_equal(one_by_one.evaluations[row, seed, -1], got[0].params[-1].b)
+    np.testing.assert_array_equal(one_by_one.evaluations[row, seed, -1], got[0].params[-1].beta)
 
 
 def test_seeds_share_start_and_batches_between_rows(one_by_one):
