@@ -8,7 +8,7 @@ do all of it, in one process or in several (`jax.distributed`).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
+
+Tree = TypeVar("Tree")
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -108,6 +110,21 @@ def by_row(mesh: Mesh) -> NamedSharding:
 def everywhere(mesh: Mesh) -> NamedSharding:
     """Hold the whole on each device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def copy_everywhere(mesh: Mesh, tree: Tree) -> Tree:
+    """Copy arrays, keys among them, to each device; every process brings the same."""
+
+    def place(a: ArrayLike) -> Array:
+        if isinstance(a, Array) and not a.is_fully_addressable:
+            return a  # it comes from the mesh
+        if isinstance(a, Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            data = place(jax.random.key_data(a))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(a))
+        # device_put refuses devices of other processes
+        return jax.make_array_from_process_local_data(everywhere(mesh), np.asarray(a))
+
+    return jax.tree.map(place, tree)
 
 
 def deal(indices: Array, axis_name: tuple[str, ...], *arrays: Array) -> tuple[Array, ...]:

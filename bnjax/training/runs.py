@@ -122,19 +122,19 @@ def fit(
     )
     found = as_argument(evaluate)
     if mesh is None:
-        data = jax.device_put((x, targets))
-        one_place = None
+        train_state, key, *data = jax.device_put((train_state, key, x, targets))
+        result = None
     else:
-        data = tuple(devices.spread(mesh, rows, samples) for rows in (x, targets))
-        one_place = devices.everywhere(mesh)
-    train_state, key = jax.device_put((train_state, key), one_place)
+        train_state, key = devices.copy_everywhere(mesh, (train_state, key))
+        data = [devices.spread(mesh, rows, samples) for rows in (x, targets)]
+        result = devices.everywhere(mesh)
     epoch = pure_epoch(
         net, optimizer, gradient=gradient, mesh=mesh, sync_statistics=sync_statistics
     )
     run = jax.jit(
         pure_run(epoch, samples, batch_size, epochs_per_call),
         donate_argnums=0,
-        out_shardings=one_place,
+        out_shardings=result,
     )
     compiled = run.lower(train_state, *data, key, np.int32(0), np.int32(1), found).compile()
 

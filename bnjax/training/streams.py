@@ -125,7 +125,6 @@ def fit_batches(
     )
     whole, masked = (_compiled(step, mesh, arrays) for arrays in (2, 3))
     sharding = None if mesh is None else devices.by_row(mesh)
-    place = None if mesh is None else devices.everywhere(mesh)
     look = jax.jit(as_argument(evaluate))
 
     here = 1 if mesh is None else len(mesh.local_devices)
@@ -140,7 +139,10 @@ def fit_batches(
             yield _fill(batch, rows, always)
 
     def go_on(train_state: TrainState) -> Iterator[Progress]:
-        train_state = jax.device_put(train_state, place)
+        if mesh is None:
+            train_state = jax.device_put(train_state)
+        else:
+            train_state = devices.copy_everywhere(mesh, train_state)
         for epoch in range(start + 1, epochs + 1):
             costs: list[jax.Array] = []
             for batch in prefetch(filled(batches(epoch)), size=ahead, sharding=sharding):
