@@ -114,6 +114,8 @@ def _begin(options: Train, given: frozenset[str], stack: contextlib.ExitStack) -
         "digest": datasets.digest(data),
         "devices": 1 if mesh is None else mesh.size,
     }
+    optimizer = _optimizer(options.optimizer, options.resolved_learning_rate())
+    runs = _start(options, data, optimizer, mesh)
     if old is not None:
         resuming.check(old, resolved)
     elif devices.is_first():
@@ -121,14 +123,13 @@ def _begin(options: Train, given: frozenset[str], stack: contextlib.ExitStack) -
         stack.callback(folder.close)
     if folder is not None and (old is None or old.options.epochs > old.config["options"]["epochs"]):
         folder.write_config(dataclasses.asdict(options), resolved)
-    optimizer = _optimizer(options.optimizer, options.resolved_learning_rate())
     return Session(
         options,
         data,
         batch_size,
         folder,
         optimizer,
-        _start(options, data, optimizer, mesh),
+        runs,
         key=jax.random.fold_in(jax.random.key(options.seed), 1),  # not the weights' key
         mesh=mesh,
     )
