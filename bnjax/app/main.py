@@ -35,8 +35,9 @@ def run(arguments: Sequence[str]) -> int:
         print(f"bnjax {bnjax.__version__}")
         return 0
     try:
-        from bnjax.app.options import Predict, Train, Verify
+        from bnjax.app.options import Predict, Sweep, Train, Verify
         from bnjax.app.predict import predict
+        from bnjax.app.sweep import sweep
         from bnjax.app.train import train
         from bnjax.app.verify import verify
     except ModuleNotFoundError as missing:
@@ -46,10 +47,13 @@ def run(arguments: Sequence[str]) -> int:
         )
     try:
         command = _parse(
-            arguments or ["--help"], {"train": Train, "predict": Predict, "verify": Verify}
+            arguments or ["--help"],
+            {"train": Train, "sweep": Sweep, "predict": Predict, "verify": Verify},
         )
         if isinstance(command, Train):
             return train(command, given=_given(arguments))
+        if isinstance(command, Sweep):
+            return sweep(command)
         if isinstance(command, Predict):
             return predict(command)
         return verify(command) if isinstance(command, Verify) else command
