@@ -4,6 +4,7 @@ from bnjax import (
     activations,
     backprop,
     costs,
+    folding,
     identities,
     jacobian,
     kernel,
@@ -14,6 +15,7 @@ from bnjax import (
     training,
 )
 from bnjax.activations import Activation
+from bnjax.folding import fold, fold_affine
 from bnjax.moments import Moments
 from bnjax.network import Dense, Network, NormDense, apply, bn_apply, cost, init
 from bnjax.norm import batch_norm, normalize
@@ -33,6 +35,9 @@ __all__ = [
     "bn_apply",
     "cost",
     "costs",
+    "fold",
+    "fold_affine",
+    "folding",
     "identities",
     "init",
     "jacobian",

@@ -180,7 +180,8 @@ def bn_apply(
         state: As `init` gives it: statistics for inference.
         x: Inputs, (B, n_in).
         train: Whether to normalize with the batch's own moments, and take them into the state
-            (P.1, P.2, P.7), or with the statistics gathered so far (P.3). Static.
+            (P.1, P.2, P.7), or with the statistics gathered so far (P.3): sample by sample, so a
+            batch of one will do. Static.
         rule: Which derivative `batch_norm` has; see there.
         where: None, or w, (B,): a mask or weights ≥ 0, one per sample. Samples of zero weight
             influence nothing, NaN included.
@@ -189,7 +190,9 @@ def bn_apply(
         Logits, (B, n_out), and the state: a new one in training, the same otherwise.
 
     Raises:
-        ValueError: x, params, state or where do not fit the network.
+        ValueError: x, params, state or where do not fit the network; or train is False and some
+            channel has seen no batch. Where the state is traced, under jit say, that cannot be
+            known: such a channel has mean 0 and variance 1.
 
     Example:
         >>> net = Network((2, 3, 1))
@@ -199,6 +202,8 @@ def bn_apply(
         (2, 1) [1 1 1]
     """
     check("bn_apply", net, params, x, state=state, where=where)
+    if not train:
+        population.check_seen("bn_apply", state)
     seen = iter(state)
     gathered = []
 
@@ -208,8 +213,10 @@ def bn_apply(
         return y
 
     def given(layer: NormDense, x: Array, w: Array | None) -> Array:
-        mean, var = population.statistics(next(seen))
-        return normalize(x, mean, var, layer.gamma, layer.beta, eps=net.eps)  # P.3
+        mean, var, _, _, remainder = next(seen)
+        # around the mean's first float: the second would be lost in a sum of both
+        y = normalize(x - mean[None], remainder, var, layer.gamma, layer.beta, eps=net.eps)  # P.3
+        return y.astype(x.dtype)
 
     _, y = sweep(net, params, x, where, batch if train else given)[-1]
     return y, tuple(gathered) if train else state
@@ -306,6 +313,21 @@ def check(
             f"{function}: `x` must have shape (B, {net.sizes[0]}) for a network of sizes "
             f"{net.sizes}; got {x.shape}."
         )
+    check_params(function, net, params, state)
+    if where is not None and where.shape != x.shape[:1]:
+        raise ValueError(
+            f"{function}: `where` must have shape ({x.shape[0]},), one weight per sample of `x`; "
+            f"got {where.shape}."
+        )
+    if targets is not None and targets.shape != (x.shape[0], net.sizes[-1]):
+        raise ValueError(
+            f"{function}: `targets` must have shape {(x.shape[0], net.sizes[-1])}, one row per "
+            f"sample and one column per output; got {targets.shape}."
+        )
+
+
+def check_params(function: str, net: Network, params: Params, state: State | None) -> None:
+    """Refuse parameters and statistics that are not the network's."""
     kinds = tuple(NormDense if norm else Dense for norm in net.normalized)
     if tuple(type(layer) for layer in params) != kinds:
         raise ValueError(
@@ -316,14 +338,4 @@ def check(
         raise ValueError(
             f"{function}: `state` must hold one PopulationState per normalization, "
             f"{sum(net.normalized)} of them; got {len(state)}. `init` gives it with the params."
-        )
-    if where is not None and where.shape != x.shape[:1]:
-        raise ValueError(
-            f"{function}: `where` must have shape ({x.shape[0]},), one weight per sample of `x`; "
-            f"got {where.shape}."
-        )
-    if targets is not None and targets.shape != (x.shape[0], net.sizes[-1]):
-        raise ValueError(
-            f"{function}: `targets` must have shape {(x.shape[0], net.sizes[-1])}, one row per "
-            f"sample and one column per output; got {targets.shape}."
         )

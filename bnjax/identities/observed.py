@@ -304,5 +304,5 @@ def states(case: Case) -> Any:
     """Start the statistics of every layer of the case's network."""
     zero, one = np.zeros(case.width, case.dtype), np.ones(case.width, case.dtype)
     none = np.zeros(case.width, np.int32)
-    each: Any = (zero, one, none, none)
+    each: Any = (zero, one, none, none, zero)
     return tuple(population.PopulationState(*each) for _ in case.params)
