@@ -3,6 +3,7 @@
 from bnjax import (
     activations,
     backprop,
+    conversion,
     costs,
     folding,
     identities,
@@ -33,6 +34,7 @@ __all__ = [
     "backprop",
     "batch_norm",
     "bn_apply",
+    "conversion",
     "cost",
     "costs",
     "fold",

@@ -24,7 +24,7 @@ from bnjax.network import Dense, Network, Params, State
 from bnjax.norm import check_eps, floating
 
 
-def fold(net: Network, params: Params, state: State) -> tuple[Network, Params]:
+def fold(net: Network, params: Params, state: State) -> tuple[Network, tuple[Dense, ...]]:
     """Fold every normalization of a network into its weights (P.4).
 
     Args:
@@ -57,6 +57,7 @@ def fold(net: Network, params: Params, state: State) -> tuple[Network, Params]:
             "network has nothing to fold: `apply` runs it as it is."
         )
     network.check_params("fold", net, params, state)
+    state = network.read(state)
     population.check_seen("fold", state)
     seen = iter(state)
     folded = []
@@ -112,8 +113,8 @@ def fold_affine(
     W = _floating("W", W)
     if not isinstance(axis, int) or not -W.ndim <= axis < W.ndim:
         raise ValueError(
-            f"fold_affine: `axis` must name the axis of `W` that holds the output features, between "
-            f"{-W.ndim} and {W.ndim - 1} for shape {W.shape}; got {axis!r}."
+            f"fold_affine: `axis` must name the axis of `W` that holds the output features, one of "
+            f"{-W.ndim} to {W.ndim - 1} for shape {W.shape}; got {axis!r}."
         )
 
     def vector(name: str, value: ArrayLike) -> Array | np.ndarray:

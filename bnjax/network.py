@@ -12,7 +12,7 @@ Source: S0/S1 §1 and §2, S3.
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jax import Array
 
 from bnjax import activations, costs, population
 from bnjax.activations import Activation
+from bnjax.moments import Moments
 from bnjax.norm import batch_norm, normalize
 from bnjax.population import PopulationState
 
@@ -40,7 +41,7 @@ class NormDense(NamedTuple):
 
 
 Params = tuple[Dense | NormDense, ...]
-State = tuple[PopulationState, ...]
+State = tuple[Any, ...]  # of PopulationState, or of tuples of these where `decay` is a tuple
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Network:
         norm_output: Whether the last layer is normalized too, as in the sources' network.
         eps: ε ≥ 0 of every normalization.
         decay: Weight on the old running statistics, in [0, 1); None: cumulative average (P.1, P.2).
+            A tuple of these keeps several side by side: the state then holds a tuple of
+            `PopulationState` per normalization, of which evaluation reads the first.
     """
 
     sizes: tuple[int, ...]
@@ -63,7 +66,7 @@ class Network:
     norm: bool = True
     norm_output: bool = False
     eps: float = 1e-5
-    decay: float | None = 0.9
+    decay: float | None | tuple[float | None, ...] = 0.9
 
     def __post_init__(self) -> None:
         """Refuse what could not be trained."""
@@ -86,10 +89,11 @@ class Network:
             )
         if not 0 <= self.eps < float("inf"):
             raise ValueError(f"Network: `eps` must be finite and >= 0; got {self.eps!r}.")
-        if self.decay is not None and not 0 <= self.decay < 1:
+        decays = self.decay if isinstance(self.decay, tuple) else (self.decay,)
+        if not decays or any(decay is not None and not 0 <= decay < 1 for decay in decays):
             raise ValueError(
-                "Network: `decay`, the weight on the old statistics, must be None or in [0, 1); "
-                f"got {self.decay!r}."
+                "Network: `decay`, the weight on the old statistics, must be None or in [0, 1), or "
+                f"a tuple of these; got {self.decay!r}."
             )
 
     @property
@@ -123,6 +127,7 @@ def init(net: Network, key: Array) -> tuple[Params, State]:
     # one draw for all layers: each shape drawn by itself is one more program to compile
     ends = list(accumulate(n_in * n_out for n_in, n_out in shapes))
     drawn = jax.random.uniform(key, ends[-1:], dtype, -1, 1)
+    decays = net.decay if isinstance(net.decay, tuple) else (net.decay,)
     params, state = [], []
     for (n_in, n_out), end, norm in zip(shapes, ends, net.normalized, strict=True):
         limit = (6 / (n_in + n_out)) ** 0.5  # Glorot & Bengio 2010, eq. 16
@@ -130,7 +135,8 @@ def init(net: Network, key: Array) -> tuple[Params, State]:
         zeros = jnp.zeros(n_out, dtype)
         if norm:
             params.append(NormDense(W, jnp.ones(n_out, dtype), zeros))
-            state.append(population.init(n_out, dtype))
+            fresh = [population.init(n_out, dtype) for _ in decays]
+            state.append(tuple(fresh) if isinstance(net.decay, tuple) else fresh[0])
         else:
             params.append(Dense(W, zeros))
     return tuple(params), tuple(state)
@@ -203,13 +209,13 @@ def bn_apply(
     """
     check("bn_apply", net, params, x, state=state, where=where)
     if not train:
-        population.check_seen("bn_apply", state)
-    seen = iter(state)
+        population.check_seen("bn_apply", read(state))
+    seen = iter(state if train else read(state))
     gathered = []
 
     def batch(layer: NormDense, x: Array, w: Array | None) -> Array:
         y, moments = batch_norm(x, layer.gamma, layer.beta, eps=net.eps, where=w, rule=rule)
-        gathered.append(population.update(next(seen), moments, decay=net.decay))
+        gathered.append(keep(net, next(seen), moments))
         return y
 
     def given(layer: NormDense, x: Array, w: Array | None) -> Array:
@@ -220,6 +226,19 @@ def bn_apply(
 
     _, y = sweep(net, params, x, where, batch if train else given)[-1]
     return y, tuple(gathered) if train else state
+
+
+def keep(net: Network, kept: Any, moments: Moments) -> Any:
+    """Take a batch's moments into what one normalization keeps."""
+    if not isinstance(net.decay, tuple):
+        return population.update(kept, moments, decay=net.decay)
+    pairs = zip(kept, net.decay, strict=True)
+    return tuple(population.update(state, moments, decay=decay) for state, decay in pairs)
+
+
+def read(state: State) -> tuple[PopulationState, ...]:
+    """Give what evaluation reads of a state: of several kept side by side the first."""
+    return tuple(kept if isinstance(kept, PopulationState) else kept[0] for kept in state)
 
 
 def sweep(

@@ -115,7 +115,8 @@ def normalize(
         eps: ε ≥ 0, static. Where σ² + ε = 0, y = β.
 
     Returns:
-        y, of x's shape and dtype. Each sample's y depends on that sample alone.
+        y, of x's shape and dtype. Each sample's y depends on that sample alone, to the last bit,
+        whatever its place and company.
 
     Raises:
         TypeError: An argument is not floating.

@@ -9,7 +9,7 @@ What P.7 reads after k batches is again a weighted mean of the batches: one upda
 m ← m + α_k (μ_k − m) serves both, with α_k = 1/k (P.1, P.2) or (1 − d)/(1 − d^k) (P.7). P.5 is
 gathered in a `Pool`; two of them merge, so that shards, hosts and streams can each have their
 own: with p = n_b / (n_a + n_b) and d = μ_b − μ_a, μ = μ_a + p d and
-σ² = (1 − p) σ_a² + p σ_b² + p (1 − p) d².
+σ² = σ_a² + p (σ_b² − σ_a²) + p (1 − p) d².
 
 A mean is kept in two floats, mean + remainder: the steps of a long average are smaller than the
 rounding of one.
@@ -18,11 +18,13 @@ Source: S3; Ioffe & Szegedy 2015, algorithm 2; Chan, Golub & LeVeque 1983 for me
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import Tracer
 
 from bnjax.moments import Moments, accumulator_dtype
 
@@ -81,8 +83,10 @@ def init(n: Shape, dtype: jnp.dtype = jnp.float32) -> PopulationState:
         >>> print(init(2).var, init(2).batches)
         [1. 1.] [0 0]
     """
-    zeros, none = jnp.zeros(n, accumulator_dtype(dtype)), jnp.zeros(n, jnp.int32)
-    return PopulationState(zeros, jnp.ones_like(zeros), none, none, zeros)
+    dtype = accumulator_dtype(dtype)
+    mean, var, remainder = jnp.zeros(n, dtype), jnp.ones(n, dtype), jnp.zeros(n, dtype)
+    # no array twice: JAX donates each buffer once
+    return PopulationState(mean, var, jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.int32), remainder)
 
 
 def update(
@@ -245,8 +249,8 @@ def add(pooled: Pool, moments: Moments) -> Pool:
     finite = jnp.isfinite(mean) & jnp.isfinite(var)
     taken = finite & (n > 0)
     mean, var, n = (jnp.where(taken, part, 0) for part in (mean, var, n))
-    counts = (flag.astype(jnp.int32) for flag in (taken, ~finite))
-    return merge(pooled, Pool(mean, var, n, *counts, jnp.zeros_like(mean)))
+    batches, skipped = taken.astype(jnp.int32), (~finite).astype(jnp.int32)
+    return merge(pooled, Pool(mean, var, n, batches, skipped, jnp.zeros_like(mean)))
 
 
 def merge(a: Pool, b: Pool) -> Pool:
@@ -262,17 +266,14 @@ def merge(a: Pool, b: Pool) -> Pool:
         [2.] [3.]
     """
     count = a.count + b.count
-    share = b.count / jnp.where(count > 0, count, 1)
-    d = (b.mean - a.mean) + (b.remainder - a.remainder)
     # from the heavier one: then an empty pool changes no bit of the other
-    heavier = share > 0.5
-    start, rest = (
-        jnp.where(heavier, y, x) for x, y in ((a.mean, b.mean), (a.remainder, b.remainder))
-    )
-    other = 1 - share
-    mean, remainder = _two_sum(start, rest + jnp.where(heavier, -other * d, share * d))
+    heavier = b.count > a.count
+    big, small = (jax.tree.map(partial(jnp.where, heavier), *pair) for pair in ((b, a), (a, b)))
+    p = small.count / jnp.where(count > 0, count, 1)
+    d = (small.mean - big.mean) + (small.remainder - big.remainder)
+    mean, remainder = _two_sum(big.mean, big.remainder + p * d)
     # d² alone could overflow where one of them is empty
-    var = other * a.var + share * b.var + (share * d) * (other * d)  # P.5
+    var = big.var + p * (small.var - big.var) + (p * d) * ((1 - p) * d)  # P.5
     return Pool(mean, var, count, a.batches + b.batches, a.skipped + b.skipped, remainder)
 
 
@@ -293,7 +294,7 @@ def to_state(pooled: Pool) -> PopulationState:
 def known(tree: Any) -> bool:
     """Tell whether all numbers in a tree can be read here: none is traced or on another host."""
     return all(
-        not isinstance(leaf, jax.core.Tracer)
+        not isinstance(leaf, Tracer)
         and (not isinstance(leaf, Array) or leaf.is_fully_addressable or leaf.is_fully_replicated)
         for leaf in jax.tree.leaves(tree)
     )

@@ -176,7 +176,11 @@ def given(setting, x, mean, var, gamma, beta):
     """Normalize with given statistics (P.3); pushed forward by hand in all five."""
     layout, eps, _ = setting
     deviation = layout.view(x).astype(mean.dtype) - layout.row(mean)
-    y = _affine(layout, deviation, kernel.inverse_std(var, eps), gamma, beta, None)
+    y = deviation * layout.row(_scale(gamma, kernel.inverse_std(var, eps)))
+    if beta is not None:
+        # product and sum apart: LLVM fuses them into one multiply-add at some places of a batch
+        # and not at others, and a sample's last bit would depend on where it stands
+        y = fresh(y) + layout.row(beta)
     return y.astype(x.dtype).reshape(x.shape)
 
 

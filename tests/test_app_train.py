@@ -50,7 +50,7 @@ def test_json_prints_one_object_on_stdout_and_progress_goes_to_stderr(finished):
 
 def test_the_run_folder_holds_what_it_should(finished):
     folder, _ = finished
-    names = {"config.json", "metrics.jsonl", "curves.png", "inputs.png"}
+    names = {"config.json", "metrics.jsonl", "curves.png", "inputs.png", "folded.npz"}
     assert {file.name for file in folder.iterdir()} == names | {
         "params_baseline.npz",
         "params_bn.npz",
@@ -73,6 +73,31 @@ def test_the_run_folder_holds_what_it_should(finished):
         assert saved["layer1.b"].shape == (10,) and saved["layer0.batches"].tolist() == [16] * 6
     for picture in ("curves.png", "inputs.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_summary_holds_every_kind_of_statistics_against_training_mode(finished):
+    folder, process = finished
+    networks = json.loads(process.stdout)["networks"]
+    kinds = networks["bn"]["statistics"]
+    assert list(kinds) == ["training_mode", "ema", "cumulative", "precise"]
+    in_training = kinds.pop("training_mode")["test_accuracy"]
+    for figures in kinds.values():
+        assert figures["accuracy_gap"] == pytest.approx(in_training - figures["test_accuracy"])
+    assert kinds["ema"]["test_accuracy"] == networks["bn"]["final_test_accuracy"]
+    assert "statistics" not in networks["baseline"]
+
+
+def test_the_folded_network_predicts_what_the_normalized_one_does(finished):
+    folder, process = finished
+    assert json.loads(process.stdout)["networks"]["bn"]["folded"]["test_predictions_changed"] == 0
+    x = np.random.default_rng(0).random((50, 64))
+    with np.load(folder / "folded.npz") as folded, np.load(folder / "params_bn.npz") as bn:
+        u = 1 / (1 + np.exp(-(x @ folded["layer0.W"] + folded["layer0.b"])))
+        got = u @ folded["layer1.W"] + folded["layer1.b"]
+        x_hat = (x @ bn["layer0.W"] - bn["layer0.mean"]) / np.sqrt(bn["layer0.var"] + 1e-5)
+        u = 1 / (1 + np.exp(-(bn["layer0.gamma"] * x_hat + bn["layer0.beta"])))
+        np.testing.assert_allclose(got, u @ bn["layer1.W"] + bn["layer1.b"], atol=1e-5)
+        assert folded["classes"].tolist() == bn["classes"].tolist()
 
 
 def test_a_run_repeats_to_the_last_bit(finished, tmp_path, capsys):
@@ -100,12 +125,17 @@ def test_a_folder_in_use_is_refused_unless_overwritten(tmp_path, capsys):
 
 def test_a_binary_task_has_one_output(tmp_path, capsys):
     arguments = ["--data", "breast_cancer", "--network", "bn", "--epochs", "6", "--hidden", "8"]
+    arguments += ["--statistics", "precise"]
     assert run(["train", *arguments, "--json", "--out", str(tmp_path / "run")]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert len(summary["data"]["classes"]) == 2
     with np.load(tmp_path / "run" / "params_bn.npz") as saved:
         assert saved["layer1.W"].shape == (8, 1)
-    assert summary["networks"]["bn"]["final_test_accuracy"] > 0.9
+        # pooled over one pass, not averaged over six
+        assert saved["layer0.batches"].tolist() == [-(-summary["data"]["train_samples"] // 60)] * 8
+    figures = summary["networks"]["bn"]
+    assert figures["final_test_accuracy"] > 0.9
+    assert figures["statistics"]["precise"]["test_accuracy"] == figures["final_test_accuracy"]
 
 
 def test_regression_is_judged_by_its_cost(tmp_path, capsys):
@@ -114,10 +144,14 @@ def test_regression_is_judged_by_its_cost(tmp_path, capsys):
     np.savez(tmp_path / "data.npz", x=x, y=x @ [1.0, -2.0, 0.5] + 0.01)
     arguments = ["--data", str(tmp_path / "data.npz"), "--cost", "squared_error", "--epochs", "30"]
     arguments += ["--hidden", "16", "--learning-rate", "0.05", "--activation", "tanh"]
+    arguments += ["--statistics", "cumulative"]
     assert run(["train", *arguments, "--out", str(tmp_path / "run")]) == 0
     assert "final test cost" in capsys.readouterr().out
     lines = [line for line in metrics(tmp_path / "run") if line["network"] == "bn"]
     assert lines[-1]["test_accuracy"] is None
+    with np.load(tmp_path / "run" / "params_bn.npz") as saved:
+        assert saved["layer0.batches"].tolist() == [lines[-1]["step"]] * 16
+    assert (tmp_path / "run" / "folded.npz").exists()
     assert lines[-1]["test_cost"] < lines[0]["test_cost"] / 3
 
 

@@ -18,6 +18,7 @@ FLOORS = (
     "backprop",
     "folding",
     "network",
+    "conversion",
     "population",
     "jacobian",
     "matrix",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bnjax
-from bnjax import activations, backprop, costs, identities, kernel, moments, population
+from bnjax import activations, backprop, costs, folding, identities, kernel, moments, population
 from bnjax.identities import entries
 
 ROOT = Path(__file__).parents[1]
@@ -218,6 +218,26 @@ def biased_statistics(monkeypatch):
     monkeypatch.setattr(population, "update", update)
 
 
+def pooled_without_the_means(monkeypatch):
+    original = population.merge
+
+    def merge(a, b):
+        count = a.count + b.count
+        var = (a.count * a.var + b.count * b.var) / jnp.where(count > 0, count, 1)
+        return original(a, b)._replace(var=var)
+
+    monkeypatch.setattr(population, "merge", merge)
+
+
+def folded_without_the_mean(monkeypatch):
+    original = folding.fold
+
+    def fold(net, params, state):
+        return original(net, params, tuple(one._replace(mean=0 * one.mean) for one in state))
+
+    monkeypatch.setattr(folding, "fold", fold)
+
+
 def unbiased_normalization(monkeypatch):
     original = moments.measure
 
@@ -263,7 +283,9 @@ PLANTS = {
     "a factor B in the kernel": (projected(sums_for_means), {"D.4"}),
     "a factor B in the output error": (output_error_times_b, {"BL.3", "BL.4"}),
     "a factor B in the gradient": (gradient_over_b, {"BL.5"}),
-    "biased for unbiased": (biased_statistics, {"P.2", "P.7", "E.3"}),
+    "biased for unbiased": (biased_statistics, {"P.2", "P.6", "P.7", "E.3"}),
+    "pooled without the means' variance": (pooled_without_the_means, {"P.5"}),
+    "folded without the mean": (folded_without_the_mean, {"P.4"}),
     "unbiased for biased": (unbiased_normalization, {"BN.2", "D.5"}),
     "a slope wrong by 0.05 %": (slope_off_by_a_little, {"D.14"}),
     "ε outside of the root": (epsilon_outside, {"BN.2", "D.5"}),

@@ -1,5 +1,6 @@
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,3 +115,19 @@ def test_arguments_that_do_not_fit_are_refused(key):
         cost(net, params, state, X, np.ones(6))
     with pytest.raises(ValueError, match="apply: `net` must be a baseline"):
         apply(net, params, X)
+
+
+def test_several_running_statistics_are_kept_side_by_side(key):
+    nets = [Network((4, 3, 2), decay=decay) for decay in (0.5, None, (0.5, None))]
+    kept = []
+    for net in nets:
+        params, state = init(net, key)
+        for x in (X, X[::-1] + 1, 2 * X):
+            _, state = bn_apply(net, params, state, x, train=True)
+        kept.append(state)
+    chex.assert_trees_all_equal(kept[2], ((kept[0][0], kept[1][0]),))
+    first = [bn_apply(nets[0], params, state, X, train=False)[0] for state in kept]
+    np.testing.assert_array_equal(first[2], first[0])
+    assert np.abs(first[2] - first[1]).max() > 0.01
+    with pytest.raises(ValueError, match=r"or a tuple of these; got \(0.5, 1.0\)"):
+        Network((4, 2), decay=(0.5, 1.0))

@@ -2,10 +2,13 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
+
+from bnjax import Network, init
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -15,7 +18,12 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 @pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.split("\n")[-2].strip()[:30])
 def test_code_runs(code):
     x, targets = jnp.ones((6, 64)), jnp.zeros((6, 10))
-    names = {"batches": [(x, targets)] * 3, "x": x, "targets": targets}
+    net = Network((64, 5, 10))
+    names = {"batches": [(x, targets)] * 3, "x": x, "targets": targets, "u": x}
+    names |= {"net": net, "params": init(net, jax.random.key(0))[0]}
+    names["layer"] = SimpleNamespace(  # as PyTorch's
+        running_mean=x[0], running_var=x[0], num_batches_tracked=3, momentum=0.1, eps=1e-5
+    )
     with jax.numpy_rank_promotion("allow"):  # a user's own code may promote ranks
         exec(code, names)
         if 'params["W"]' in code:

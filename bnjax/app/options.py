@@ -11,6 +11,7 @@ from bnjax.app.errors import UserError, nearest
 from bnjax.costs import COSTS
 from bnjax.training import GRADIENTS
 
+KINDS = ("ema", "cumulative", "precise")
 NETWORKS = ("both", "baseline", "bn")
 OPTIMIZERS = ("sgd", "momentum", "adam")
 DTYPES = ("both", "float64", "float32")
@@ -53,8 +54,11 @@ class Train:
     """Normalize the last layer too."""
     eps: float = 1e-5
     """Added to the variance."""
-    decay: float | None = 0.9
-    """Weight on the old running statistics; None for the cumulative average."""
+    statistics: Annotated[str, _choice(KINDS)] = "ema"
+    """What evaluation normalizes with: running averages in which the last batches weigh most (ema)
+    or all alike (cumulative), or the training set's own, measured anew each time (precise)."""
+    decay: float = 0.9
+    """Weight on the old running statistics of ema."""
     optimizer: Annotated[str, _choice(OPTIMIZERS)] = "sgd"
     """Optimizer; momentum is sgd with momentum 0.9."""
     learning_rate: float | None = None
@@ -86,6 +90,7 @@ class Train:
             ("network", NETWORKS),
             ("activation", ACTIVATIONS),
             ("cost", COSTS),
+            ("statistics", KINDS),
             ("optimizer", OPTIMIZERS),
             ("gradient", GRADIENTS),
         ):
@@ -96,8 +101,7 @@ class Train:
         for size in self.hidden:
             _check_number("--hidden", size, least=1)
         _check_number("--eps", self.eps, least=0)
-        if self.decay is not None:
-            _check_number("--decay", self.decay, least=0, below=1)
+        _check_number("--decay", self.decay, least=0, below=1)
         if self.learning_rate is not None:
             _check_number("--learning-rate", self.learning_rate, above=0)
         if self.batch_size != "full":

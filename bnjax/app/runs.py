@@ -16,15 +16,24 @@ import numpy as np
 
 import bnjax
 from bnjax.app.errors import UserError
-from bnjax.network import NormDense
-from bnjax.training import TrainState
+from bnjax.network import NormDense, Params, State
 
 _PACKAGES = ("jax", "jaxlib", "optax", "chex", "numpy")
-_OWN = ("config.json", "metrics.jsonl", "params_*.npz", "curves.png", "inputs.png")
+_OWN = (
+    "config.json",
+    "metrics.jsonl",
+    "params_*.npz",
+    "folded.npz",
+    "curves.png",
+    "inputs.png",
+)
 
 
 class RunFolder:
-    """A folder that holds one run: config.json, metrics.jsonl, params_NETWORK.npz, pictures."""
+    """A folder that holds one run: config.json, metrics.jsonl, params_NETWORK.npz, pictures.
+
+    folded.npz is the normalized network as a baseline network (P.4).
+    """
 
     def __init__(self, path: str | None, *, overwrite: bool) -> None:
         """Make the folder, or empty it of an earlier run.
@@ -71,16 +80,16 @@ class RunFolder:
         self._metrics.write(_json(line) + "\n")
         self._metrics.flush()
 
-    def write_params(self, name: str, train_state: TrainState, **more: Any) -> None:
-        """Write params_NAME.npz: layer{l}.W, .b or .gamma, .beta, .mean, .var; and `more`."""
+    def write_params(self, name: str, params: Params, state: State, **more: Any) -> None:
+        """Write NAME.npz: layer{l}.W, .b or .gamma, .beta, .mean, .var, ...; and `more`."""
         arrays = dict(more)
-        seen = iter(train_state.state)
-        for number, layer in enumerate(train_state.params):
+        seen = iter(state)
+        for number, layer in enumerate(params):
             parts = dict(layer._asdict())
             if isinstance(layer, NormDense):
                 parts |= next(seen)._asdict()
             arrays |= {f"layer{number}.{key}": np.asarray(part) for key, part in parts.items()}
-        self._replace(f"params_{name}.npz", lambda file: np.savez(file, **arrays))
+        self._replace(f"{name}.npz", lambda file: np.savez(file, **arrays))
 
     def close(self) -> None:
         """Close metrics.jsonl."""

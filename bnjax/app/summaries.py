@@ -37,6 +37,12 @@ def show(summary: dict[str, Any]) -> None:
         )
         table.add_row(name, *cells)
     console.print(table)
+    for figures in networks.values():
+        if classes and "statistics" in figures:
+            console.print(_statistics(figures["statistics"], summary["options"]["statistics"]))
+        if figures.get("folded", {}).get("test_predictions_changed"):
+            changed = figures["folded"]["test_predictions_changed"]
+            console.print(f"folded.npz is not written: folding changes {changed} test predictions")
     if summary["gradient_difference"]:
         table = Table("|by hand − by autodiff| / |by autodiff|")
         for title in ("W", "γ", "β"):
@@ -45,3 +51,18 @@ def show(summary: dict[str, Any]) -> None:
             table.add_row(moment, *(f"{differences[kind]:.1e}" for kind in NormDense._fields))
         console.print(table)
     console.print(f"{summary['device']}, {summary['seconds']:.1f} s, run folder {summary['out']}")
+
+
+def _statistics(kinds: dict[str, dict[str, float]], used: str) -> Table:
+    """Lay out what each kind of statistics makes of the normalized network."""
+    table = Table("bn, evaluated with")
+    table.add_column("test accuracy", justify="right")
+    table.add_column("below training mode", justify="right")
+    for kind, figures in kinds.items():
+        gap = figures.get("accuracy_gap")
+        table.add_row(
+            kind.replace("_", " ") + (" (used)" if kind == used else ""),
+            f"{figures['test_accuracy']:.1%}",
+            "" if gap is None else f"{100 * gap:+.1f} %",
+        )
+    return table

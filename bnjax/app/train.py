@@ -15,15 +15,15 @@ import numpy as np
 import optax
 from jax import Array
 
-from bnjax import costs, network, training
+from bnjax import network, training
 from bnjax.app import data as datasets
-from bnjax.app import gradients, plots, summaries
+from bnjax.app import evaluation, gradients, plots, summaries
 from bnjax.app.data import Data
 from bnjax.app.errors import UserError
 from bnjax.app.options import Train
 from bnjax.app.progress import TrainingProgress
 from bnjax.app.runs import RunFolder, device_name, finite
-from bnjax.network import Network
+from bnjax.network import Network, State
 from bnjax.training import TrainState
 
 TARGET_ACCURACY = 0.95
@@ -37,7 +37,7 @@ class Run:
     net: Network
     train_state: TrainState
     epoch: jax.stages.Wrapped
-    evaluate: Callable[[TrainState, Array, Array], tuple[Array, Array]]
+    evaluate: evaluation.Evaluate
     percentiles: Callable[[TrainState], Array] | None
     metrics: list[dict[str, Any]] = field(default_factory=list)
     inputs: list[np.ndarray] = field(default_factory=list)  # (3, n) per epoch, the first before
@@ -79,10 +79,7 @@ def train(options: Train) -> int:
         runs = _start(options, data)
         checks = _train(options, data, batch_size, runs, folder, asked_to_stop)
     folder.close()
-    for name, run in runs.items():
-        folder.write_params(
-            name, run.train_state, center=data.center, spread=data.spread, classes=data.classes
-        )
+    measured = _leave_networks(options, data, batch_size, runs, folder)
     epochs_done = min(len(run.metrics) for run in runs.values())
     if epochs_done:
         plots.curves(
@@ -99,6 +96,8 @@ def train(options: Train) -> int:
             activation=options.activation,
         )
     summary = _summary(options, data, batch_size, runs, checks)
+    for name, figures in summary["networks"].items():
+        figures |= measured.get(name, {})
     summary["interrupted"] = bool(asked_to_stop) and epochs_done < options.epochs
     summary["seconds"] = time.perf_counter() - began
     summary["out"] = str(folder.path)
@@ -129,14 +128,14 @@ def _start(options: Train, data: Data) -> dict[str, Run]:
             norm=norm,
             norm_output=norm and options.norm_output,
             eps=options.eps,
-            decay=options.decay,
+            decay=(options.decay, None),  # both running kinds, for the summary to compare
         )
         start = training.init(net, optimizer, jax.random.key(options.seed))
         runs[name] = Run(
             net,
             start,
             training.make_epoch(net, optimizer, gradient=options.gradient),
-            _make_evaluate(net, classify=bool(data.classes)),
+            evaluation.make_evaluate(net, classify=bool(data.classes)),
             _make_percentiles(net, jnp.asarray(data.x_train[:_PROBE])) if options.hidden else None,
         )
     return runs
@@ -197,8 +196,9 @@ def _train(
                 run.train_state, batch_costs = epochs[name](run.train_state, order, x, targets)
                 jax.block_until_ready(run.train_state)
                 run.seconds += time.perf_counter() - started
-                _, train_accuracy = run.evaluate(run.train_state, x, targets)
-                test_cost, test_accuracy = run.evaluate(run.train_state, x_test, targets_test)
+                params, state = run.train_state.params, _statistics(options, run, x, batch_size)
+                _, train_accuracy = run.evaluate(params, state, x, targets)
+                test_cost, test_accuracy = run.evaluate(params, state, x_test, targets_test)
                 line = {
                     "network": name,
                     "epoch": epoch,
@@ -225,29 +225,50 @@ def _train(
     return checks
 
 
+def _statistics(options: Train, run: Run, x: Array, batch_size: int) -> State:
+    params, kept = run.train_state.params, run.train_state.state
+    return evaluation.choose(options.statistics, run.net, params, kept, x, batch_size=batch_size)
+
+
+def _leave_networks(
+    options: Train, data: Data, batch_size: int, runs: dict[str, Run], folder: RunFolder
+) -> dict[str, dict[str, Any]]:
+    """Write each network, and the normalized one folded too; hand out what was measured."""
+    classify = bool(data.classes)
+    x, x_test, targets_test = map(jnp.asarray, (data.x_train, data.x_test, data.targets_test))
+    described = {"center": data.center, "spread": data.spread, "classes": data.classes}
+    measured: dict[str, dict[str, Any]] = {}
+    for name, run in runs.items():
+        params, kept = run.train_state.params, run.train_state.state
+        state = _statistics(options, run, x, batch_size)
+        folder.write_params(f"params_{name}", params, state, **described)
+        if not any(run.net.normalized):
+            continue
+        folded, differ, difference = evaluation.fold(
+            run.net, params, state, x_test, classify=classify
+        )
+        if not differ:
+            folder.write_params("folded", folded, (), **described)
+        measured[name] = {
+            "statistics": evaluation.gaps(
+                run.net,
+                params,
+                kept,
+                x,
+                x_test,
+                targets_test,
+                classify=classify,
+                batch_size=batch_size,
+            ),
+            "folded": {"test_predictions_changed": differ, "largest_difference": difference},
+        }
+    return measured
+
+
 def _result(line: dict[str, Any]) -> str:
     if line["test_accuracy"] is None:
         return f"test cost {line['test_cost']:.4f}"
     return f"test accuracy {line['test_accuracy']:.1%}"
-
-
-def _make_evaluate(
-    net: Network, *, classify: bool
-) -> Callable[[TrainState, Array, Array], tuple[Array, Array]]:
-    """Make (train_state, x, targets) -> (cost, accuracy) with the statistics for inference."""
-
-    def evaluate(train_state: TrainState, x: Array, targets: Array) -> tuple[Array, Array]:
-        y, _ = network.bn_apply(net, train_state.params, train_state.state, x, train=False)
-        cost = costs.mean(costs.get(net.cost).per_sample(y, targets))
-        if not classify:
-            return cost, jnp.nan * cost
-        if net.sizes[-1] == 1:
-            correct = (y > 0) == (targets > 0.5)
-        else:
-            correct = jnp.argmax(y, axis=1) == jnp.argmax(targets, axis=1)
-        return cost, jnp.mean(correct)
-
-    return jax.jit(evaluate)
 
 
 def _make_percentiles(net: Network, probe: Array) -> Callable[[TrainState], Array]:

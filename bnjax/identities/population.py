@@ -1,18 +1,20 @@
 """P: statistics for inference (S3)."""
 
+from functools import reduce
 from itertools import combinations, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 
-from bnjax import network, norm
+from bnjax import folding, network, norm
 from bnjax import population as statistics
 from bnjax.identities import numeric, observed
 from bnjax.identities.cases import Case
 from bnjax.identities.entries import Identity, Sides, recorder, sides
 from bnjax.identities.quick import quick
+from bnjax.moments import Moments
 
 ENTRIES: list[Identity] = []
 identity = recorder(ENTRIES)
@@ -21,19 +23,25 @@ DECAY = 0.9  # d
 _DRAWN = 3  # samples in a batch of P.6
 
 
+class Gathered(NamedTuple):
+    """What `population` makes of the batches: (mean, var) each, and their moments."""
+
+    average: Any
+    moving: Any
+    pooled: Any
+    each: Any
+
+
 @quick()
-def _gathered(batches: Any) -> tuple[Any, Any, Any]:
-    """Take the batches in, one after the other: cumulative, moving, and their moments."""
+def _gathered(batches: Any) -> Gathered:
     each = jax.vmap(lambda x: norm.batch_norm(x)[1])(batches)
+
+    def take(state: Any, moments: Any) -> tuple[Any, None]:
+        return statistics.update(state, moments, decay=DECAY), None
+
     start = statistics.init(batches.shape[-1], batches.dtype)
-
-    def take(states: Any, moments: Any) -> tuple[Any, None]:
-        average, moving = states
-        average = statistics.update(average, moments, decay=None)
-        return (average, statistics.update(moving, moments, decay=DECAY)), None
-
-    (average, moving), _ = jax.lax.scan(take, (start, start), each)
-    return statistics.statistics(average), statistics.statistics(moving), each
+    moving = statistics.statistics(jax.lax.scan(take, start, each)[0])
+    return Gathered(statistics.average(each), moving, statistics.pool(each), each)
 
 
 def _data(case: Case) -> np.ndarray:
@@ -49,11 +57,10 @@ def _data(case: Case) -> np.ndarray:
     scale="|x|",
 )
 def _mean(case: Case) -> Sides:
-    (mean, _), _, each = _gathered(case.batches)
-    data = _data(case)
+    found, data = _gathered(case.batches), _data(case)
     return sides(
-        (mean, data.mean((0, 1)), data),
-        (numeric.wide(each.mean).mean(0), data.mean((0, 1)), data),
+        (found.average[0], data.mean((0, 1)), data),
+        (numeric.wide(found.each.mean).mean(0), data.mean((0, 1)), data),
     )
 
 
@@ -66,11 +73,11 @@ def _mean(case: Case) -> Sides:
 )
 def variance(case: Case) -> Sides:
     """Hold the library's inference variance against the unbiased one of NumPy."""
-    (_, var), _, each = _gathered(case.batches)
+    found = _gathered(case.batches)
     unbiased = _data(case).var(1, ddof=1).mean(0)
     return sides(
-        (var, unbiased),
-        (case.batch / (case.batch - 1) * numeric.wide(each.var).mean(0), unbiased),
+        (found.average[1], unbiased),
+        (case.batch / (case.batch - 1) * numeric.wide(found.each.var).mean(0), unbiased),
     )
 
 
@@ -111,6 +118,7 @@ def _logits(net: Any, baseline: Any, params: Any, state: Any, folded: Any, x: An
     return (
         network.bn_apply(net, params, state, x, train=False)[0],
         network.apply(baseline, folded, x),
+        network.apply(*folding.fold(net, params, state), x),
     )
 
 
@@ -119,19 +127,34 @@ def _logits(net: Any, baseline: Any, params: Any, state: Any, folded: Any, x: An
     "a normalized network, for inference, is a baseline network",
     "W' = W diag(γ r_BN),  b' = β − γ μ_BN r_BN",
     "S3",
-    scale="|y| + |b'|",
+    scale="|y| + |b'|, |W'|, |β| + |γ μ r|",
 )
 def _folding(case: Case) -> Sides:
     mean, var = _statistics(case)
-    state = tuple(one._replace(mean=mean, var=var) for one in observed.states(case))
-    folded = []
-    for W, gamma, beta in case.params:
+    state = tuple(
+        one._replace(mean=mean, var=var, batches=one.batches + 1) for one in observed.states(case)
+    )
+    baseline, folded = folding.fold(case.net, case.params, state)
+    y, *of_folded = _logits(case.net, baseline, case.params, state, folded, case.u)
+    size = np.abs(y) + np.abs(folded[-1].b)
+    pairs: list[Any] = [(other, y, size) for other in of_folded]
+    for layer, (W, gamma, beta) in zip(folded, case.params, strict=True):
         slope = gamma / np.sqrt(numeric.wide(var) + case.eps)
-        W, b = W * slope, beta - slope * mean
-        folded.append(network.Dense(W.astype(case.dtype), b.astype(case.dtype)))
-    arrays = case.params, state, tuple(folded), case.u
-    y, y_folded = _logits(case.net, case.baseline, *arrays)
-    return sides((y, y_folded, np.abs(y) + np.abs(folded[-1].b)))
+        pairs += [
+            (layer.W, W * slope),
+            (layer.b, beta - slope * mean, np.abs(beta) + np.abs(slope * mean)),
+        ]
+    return sides(*pairs)
+
+
+@quick()
+def _pools(mean: Any, var: Any, count: Any) -> Any:
+    """Pool batches in order, and merge them from the last one on: (mean, var) of each."""
+    empty = statistics.empty(mean.shape[1], mean.dtype)
+    each = [statistics.add(empty, Moments(*one)) for one in zip(mean, var, count, strict=True)]
+    merged = reduce(statistics.merge, reversed(each))
+    read = statistics.statistics(statistics.to_state(merged))
+    return statistics.pool(Moments(mean, var, count)), read
 
 
 @identity(
@@ -139,25 +162,32 @@ def _folding(case: Case) -> Sides:
     "pooled instead of averaged: the data's own variance, exactly",
     "Var[x] = ⟨σ_B²⟩ + Var_B[μ_B], weighted by count",
     "ours",
-    scale="x²",
+    scale="|x|, x²",
 )
 def _pooled(case: Case) -> Sides:
-    data, each = _data(case), _gathered(case.batches)[2]
+    data, found = _data(case), _gathered(case.batches)
     n = data.shape[2]
-    pooled = numeric.wide(each.var).mean(0) + numeric.wide(each.mean).var(0)
+    equal = numeric.wide(found.each.var).mean(0) + numeric.wide(found.each.mean).var(0)
     flat = data.reshape(-1, n)
-    parts = np.split(flat, [1, case.batch + 2])  # unequal batches
-    weight = np.array([len(part) for part in parts])[:, None] / len(flat)
-    mean, var = (np.array([f(part, 0) for part in parts]) for f in (np.mean, np.var))
-    unequal = (weight * var).sum(0) + (weight * (mean - (weight * mean).sum(0)) ** 2).sum(0)
-    terms = np.mean(flat**2, 0)
-    return sides((pooled, flat.var(0), terms), (unequal, flat.var(0), terms))
+    parts = np.split(flat, [1, case.batch + 2])  # unequal batches, one of a single sample
+    means, variances = (np.array([f(part, 0) for part in parts]) for f in (np.mean, np.var))
+    counts = np.array([np.full(n, len(part)) for part in parts])
+    unequal = [a.astype(case.dtype) for a in (means, variances, counts)]
+    mean, var, terms = flat.mean(0), flat.var(0), np.mean(flat**2, 0)
+    pairs: list[Any] = [(equal, var, terms)]
+    for pooled in (found.pooled, *_pools(*unequal)):
+        pairs += [(pooled[0], mean, flat), (pooled[1], var, terms)]
+    return sides(*pairs)
 
 
 @quick()
-def _variances(batches: Any) -> Array:
-    """Measure σ_B² of each column."""
-    return norm.batch_norm(batches)[1].var
+def _averages(*drawn: Any) -> list[Array]:
+    """Average the unbiased variances of each set of batches (B, K)."""
+    found = []
+    for batches in drawn:
+        moments = norm.batch_norm(batches)[1]  # one batch is one channel
+        found.append(statistics.average(jax.tree.map(lambda m: m[:, None], moments))[1][0])
+    return found
 
 
 @identity(
@@ -169,15 +199,11 @@ def _variances(batches: Any) -> Array:
 )
 def _expectation(case: Case) -> Sides:
     population = case.population
-    with_replacement = list(product(range(len(population)), repeat=_DRAWN))
-    without = list(combinations(range(len(population)), _DRAWN))
-    batches = population[np.array(with_replacement + without).T]
-    unbiased = _DRAWN / (_DRAWN - 1) * numeric.wide(_variances(batches))
+    every = range(len(population))
+    ways = product(every, repeat=_DRAWN), combinations(every, _DRAWN)
+    with_replacement, without = _averages(*(population[np.array(list(way)).T] for way in ways))
     wide = numeric.wide(population)
-    return sides(
-        (unbiased[: len(with_replacement)].mean(), wide.var()),
-        (unbiased[len(with_replacement) :].mean(), wide.var(ddof=1)),
-    )
+    return sides((with_replacement, wide.var()), (without, wide.var(ddof=1)))
 
 
 @identity(
@@ -188,7 +214,7 @@ def _expectation(case: Case) -> Sides:
     scale="|x|, σ²",
 )
 def _running(case: Case) -> Sides:
-    data, (_, (mean, var), _) = _data(case), _gathered(case.batches)
+    data, (mean, var) = _data(case), _gathered(case.batches).moving
     m, v = np.zeros(data.shape[2]), np.zeros(data.shape[2])
     for x in data:
         m = DECAY * m + (1 - DECAY) * x.mean(0)

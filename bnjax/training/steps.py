@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from bnjax import backprop, network, population
+from bnjax import backprop, network
 from bnjax._errors import unknown_name
 from bnjax.network import Network, Params, State
 
@@ -127,4 +127,4 @@ def _by_hand(
 ) -> tuple[tuple[Array, State], Params]:
     (cost, moments), grads = backprop.value_moments_and_grad(net, params, x, targets, where=where)
     pairs = zip(state, moments, strict=True)
-    return (cost, tuple(population.update(s, m, decay=net.decay) for s, m in pairs)), grads
+    return (cost, tuple(network.keep(net, s, m) for s, m in pairs)), grads
