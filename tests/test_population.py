@@ -96,6 +96,14 @@ def test_statistics_are_at_least_float32():
     assert population.update(population.init(2), half).mean.dtype == jnp.float32
 
 
+def test_a_fresh_state_can_be_donated():
+    moments = Moments(*jnp.ones((3, 2)) * 2)
+    for take, start in ((population.update, population.init), (population.add, population.empty)):
+        fresh = start(2)
+        jax.jit(take, donate_argnums=0)(fresh, moments)
+        assert fresh.mean.is_deleted() and fresh.remainder.is_deleted()
+
+
 K, LARGE = 1000, 1e4
 
 
