@@ -1,11 +1,62 @@
-"""The summary of a run, for a person."""
+"""The summary of a run: gathered, and shown to a person."""
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from bnjax.app.folders import device_name
+from bnjax.app.sessions import Session
 from bnjax.network import NormDense
+
+TARGET_ACCURACY = 0.95
+
+
+def gather(session: Session) -> dict[str, Any]:
+    """Gather what the run showed, ready for JSON."""
+    options, data = session.options, session.data
+    networks = {}
+    for name, run in session.runs.items():
+        if not run.metrics:
+            continue
+        accuracies = [line["test_accuracy"] for line in run.metrics]
+        test_costs = [line["test_cost"] for line in run.metrics]
+        reached = [
+            line["step"]
+            for line in run.metrics
+            if data.classes and line["test_accuracy"] >= TARGET_ACCURACY
+        ]
+        networks[name] = {
+            "final_test_accuracy": accuracies[-1],
+            "best_test_accuracy": max(accuracies) if data.classes else None,
+            "steps_to_95": reached[0] if reached else None,
+            "final_test_cost": test_costs[-1],
+            "best_test_cost": float(np.nanmin(test_costs))
+            if np.isfinite(test_costs).any()
+            else None,
+            "samples_per_second": len(data.x_train) * len(run.metrics) / run.seconds,
+            "steps": run.metrics[-1]["step"],
+        }
+    return {
+        "data": {
+            "name": data.name,
+            "train_samples": len(data.x_train),
+            "test_samples": len(data.x_test),
+            "features": data.n_in,
+            "classes": list(data.classes),
+            "split": data.split,
+            "scaling": data.scaling,
+        },
+        "options": dataclasses.asdict(options),
+        "learning_rate": options.resolved_learning_rate(),
+        "batch_size": session.batch_size,
+        "networks": networks,
+        "gradient_difference": session.checks,
+        "diverged": {name: found._asdict() for name, found in session.diverged.items()},
+        "device": device_name(),
+    }
 
 
 def show(summary: dict[str, Any]) -> None:
@@ -51,6 +102,48 @@ def show(summary: dict[str, Any]) -> None:
             table.add_row(moment, *(f"{differences[kind]:.1e}" for kind in NormDense._fields))
         console.print(table)
     console.print(f"{summary['device']}, {summary['seconds']:.1f} s, run folder {summary['out']}")
+
+
+def show_sweep(result: dict[str, Any]) -> None:
+    """Print what a sweep found for a person, on stdout: medians over the seeds."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    classify = bool(result["classes"])
+    console.print(f"data: {result['data']}; median (least–most) over the seeds")
+    table = Table("network")
+    titles = ["test accuracy", "steps to 95 %"] if classify else ["test cost"]
+    for title in ("rate", *titles, "diverged"):
+        table.add_column(title, justify="right")
+    for (name, rate), rows in grouped(result["networks"]).items():
+        lost = sum(row["diverged_in_epoch"] is not None for row in rows)
+        if classify:
+            steps = [np.inf if row["steps_to_95"] is None else row["steps_to_95"] for row in rows]
+            cells = [
+                _spread([row["final_test_accuracy"] for row in rows], ".1%"),
+                _spread(steps, ",.0f").replace("inf", "never"),
+            ]
+        else:
+            costs = [row["final_test_cost"] for row in rows]
+            finite = [cost if np.isfinite(cost) else np.inf for cost in costs]
+            cells = [_spread(finite, ".4g").replace("inf", "not finite")]
+        table.add_row(name, f"{rate:g}", *cells, f"{lost} of {len(rows)}" if lost else "")
+    console.print(table)
+    console.print(f"{result['how']}")
+    console.print(f"{result['device']}, {result['seconds']:.1f} s, folder {result['out']}")
+
+
+def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, float], list[dict[str, Any]]]:
+    """Group a sweep's networks by kind and learning rate, the rates in order."""
+    keys = sorted({(row["network"], row["learning_rate"]) for row in rows})
+    return {
+        key: [row for row in rows if (row["network"], row["learning_rate"]) == key] for key in keys
+    }
+
+
+def _spread(values: list[float], shape: str) -> str:
+    # "lower": a value that was there, as "never" cannot be averaged
+    figures = (np.percentile(values, 50, method="lower"), min(values), max(values))
+    middle, low, high = (format(figure, shape) for figure in figures)
+    return middle if low == high else f"{middle} ({low}–{high})"
 
 
 def _statistics(kinds: dict[str, dict[str, float]], used: str) -> Table:
