@@ -14,8 +14,10 @@ inputs are far from zero.
 Source: S0/S1 §3; ρ and the weights are ours.
 """
 
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
@@ -128,14 +130,30 @@ def layer_angles(
 
     Example:
         >>> u = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
-        >>> angles = layer_angles(u, u @ jnp.array([[3.0], [4.0]]), u[:, :1], eps=0.0)
+        >>> x = u @ jnp.array([[3.0], [4.0]])
+        >>> angles = layer_angles(u, x, u[:, :1], eps=0.0)
         >>> for cosines in (angles.cos1, angles.cos2[:, 0], angles.cos3[:, 0]):
         ...     print([round(float(cosine), 4) for cosine in cosines])
         [0.6]
         [0.6, 0.8]
         [1.0, 0.0]
     """
-    u, x, delta, gamma, w = _checked(u, x, delta, gamma, eps, where)
+    arrays = _checked(u, x, delta, gamma, eps, where)
+    return _measure(*arrays, eps=eps, norm=norm)
+
+
+# one program for whoever calls it eagerly: measuring takes some hundred operations
+@partial(jax.jit, static_argnames=("eps", "norm"))
+def _measure(
+    u: Array,
+    x: Array,
+    delta: Array,
+    gamma: Array | None,
+    w: Array | None,
+    *,
+    eps: float,
+    norm: bool,
+) -> Angles:
     if w is not None:
         delta = jnp.where(w > 0, delta / jnp.where(w > 0, w, 1), 0)  # D.17
     mean, sd, hat = normal(jnp.concatenate([u, x, delta], axis=1), w)
@@ -144,13 +162,12 @@ def layer_angles(
     mean_u, _, mean_delta = jnp.split(mean, ends)
     sd_u, sd_x, sd_delta = jnp.split(sd, ends)
     u_hat, x_hat, delta_hat = jnp.split(hat, ends, axis=1)
-    dtype = mean.dtype
-    count = jnp.asarray(u.shape[0], dtype) if w is None else jnp.sum(w)
+    count = jnp.asarray(u.shape[0], u.dtype) if w is None else jnp.sum(w)
     share = 1 / count if w is None else w / jnp.where(count > 0, count, 1)
-    # full precision: a GPU or TPU would round the vectors to some three digits
-    cosines = jnp.matmul((share * u_hat).T, hat[:, n_in:], precision=lax.Precision.HIGHEST)
     cos1 = jnp.sum(share * delta_hat * x_hat, 0)
     beside = delta_hat - cos1[None] * x_hat
+    # full precision: a GPU or TPU would round the vectors to some three digits
+    cosines = jnp.matmul((share * u_hat).T, hat[:, n_in:], precision=lax.Precision.HIGHEST)
     # rounding may leave a cosine of 1 + 1e-16, which has no angle
     cos1, cosines = (jnp.clip(c, -1, 1) for c in (cos1, cosines))
     rho = eps_share = scale = None
@@ -159,22 +176,22 @@ def layer_angles(
         rho, eps_share = sd_x * inv_std, eps * inv_std**2
         scale = inv_std if gamma is None else gamma * inv_std
     return Angles(
-        count,
-        cos1,
-        cosines[:, :n_out],
-        cosines[:, n_out:],
-        jnp.sqrt(jnp.sum(share * beside**2, 0)),
-        mean_delta,
-        mean_u,
-        sd_delta,
-        sd_u,
-        sd_x,
-        sd_delta > 0,
-        sd_u > 0,
-        sd_x > 0,
-        rho,
-        eps_share,
-        scale,
+        count=count,
+        cos1=cos1,
+        cos2=cosines[:, :n_out],
+        cos3=cosines[:, n_out:],
+        sin1=jnp.sqrt(jnp.sum(share * beside**2, 0)),
+        mean_delta=mean_delta,
+        mean_u=mean_u,
+        sd_delta=sd_delta,
+        sd_u=sd_u,
+        sd_x=sd_x,
+        delta_varies=sd_delta > 0,
+        u_varies=sd_u > 0,
+        x_varies=sd_x > 0,
+        rho=rho,
+        eps_share=eps_share,
+        scale=scale,
     )
 
 
@@ -188,10 +205,13 @@ def weight_parts(angles: Angles) -> Parts:
         The `Parts`: ∂C/∂W is amplitude · bracket, plus means without normalization.
 
     Example:
-        >>> u = jnp.array([[2.0], [4.0]])
-        >>> amplitude, bracket, means = weight_parts(layer_angles(u, u, u, norm=False))
-        >>> print(amplitude, bracket, means)
-        [[2.]] [[1.]] [[18.]]
+        >>> u = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
+        >>> x = u @ jnp.array([[3.0], [4.0]])
+        >>> amplitude, bracket, means = weight_parts(layer_angles(u, x, u[:, :1], eps=0.0))
+        >>> for j in range(2):
+        ...     print(f"{amplitude[j, 0]:.3f} · {bracket[j, 0]:.3f}")
+        0.800 · 0.640
+        0.800 · -0.480
     """
     amplitude = angles.count * angles.sd_u[:, None] * angles.sd_delta[None]
     if angles.rho is None or angles.scale is None:
@@ -212,9 +232,11 @@ def gradients(angles: Angles) -> Dense | NormDense:
         `jax.grad` gives.
 
     Example:
-        >>> u = jnp.array([[2.0], [4.0]])
-        >>> print(*gradients(layer_angles(u, u, u, norm=False)))
-        [[20.]] [6.]
+        >>> u = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
+        >>> x = u @ jnp.array([[3.0], [4.0]])
+        >>> W_bar, gamma_bar, beta_bar = gradients(layer_angles(u, x, u[:, :1], eps=0.0))
+        >>> print(f"{W_bar[0, 0]:.3f} {W_bar[1, 0]:.3f} {gamma_bar[0]:.3f} {beta_bar[0]:.3f}")
+        0.512 -0.384 2.400 0.000
     """
     amplitude, bracket, means = weight_parts(angles)
     W_bar = amplitude * bracket
@@ -240,9 +262,9 @@ def propagated(angles: Angles) -> Propagated:
         The `Propagated`. An error along x̂ does not pass, one at a right angle to it passes whole.
 
     Example:
-        >>> x = jnp.array([[1.0], [-1.0], [0.0], [0.0]])
-        >>> delta = jnp.array([[1.0], [-1.0], [2.0], [-2.0]])
-        >>> bracket, length = propagated(layer_angles(x, x, delta, eps=0.0))
+        >>> u = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
+        >>> delta = u @ jnp.array([[1.0], [2.0]])
+        >>> bracket, length = propagated(layer_angles(u, u[:, :1], delta, eps=0.0))
         >>> print(f"{bracket[0] ** 2:.3f} {length[0] ** 2:.3f}")
         3.200 16.000
     """

@@ -32,16 +32,14 @@ def observe(
         ValueError: An argument does not fit the network.
 
     Example:
-        >>> import jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
         >>> from bnjax import Dense
-        >>> net = Network((2, 3, 1), eps=0.0)
-        >>> params = (
-        ...     NormDense(jnp.ones((2, 3)), jnp.ones(3), jnp.zeros(3)),
-        ...     Dense(jnp.ones((3, 1)), jnp.zeros(1)),
-        ... )
-        >>> first, last = observe(net, params, jnp.eye(2), jnp.eye(2)[:, :1])
-        >>> print(first.cos2.shape, last.cos1.shape, last.rho)
-        (2, 3) (1,) None
+        >>> net = Network((2, 1), norm=False, cost="squared_error")
+        >>> u = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
+        >>> params = (Dense(jnp.ones((2, 1)), jnp.zeros(1)),)
+        >>> (angles,) = jax.jit(lambda *args: observe(net, *args))(params, u, u[:, 1:])
+        >>> print(angles.cos3[:, 0], angles.mean_u, angles.rho)
+        [1. 0.] [0. 1.] None
     """
     found = []
     layers = backprop.intermediates(net, params, x, targets, where=where)

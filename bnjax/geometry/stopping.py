@@ -75,10 +75,10 @@ def handed_to_gamma(angles: Angles, *, below: float = ALIGNED) -> Array:
 
     Example:
         >>> from bnjax.geometry import layer_angles
-        >>> x = jnp.array([[1.0, 1.0], [-1.0, -1.0], [2.0, 2.0]])
-        >>> delta = jnp.array([[2.0, 1.0], [-2.0, 1.0], [4.0, 0.0]])
-        >>> print(handed_to_gamma(layer_angles(x, x, delta, eps=0.0)))
-        [ True False]
+        >>> u = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
+        >>> x = u[:, :1]
+        >>> print(handed_to_gamma(layer_angles(u, x, 1 - 2 * x, eps=0.0)))
+        [ True]
     """
     return (left_of_error(angles) < below) & angles.delta_varies & angles.x_varies
 
@@ -98,8 +98,8 @@ def stopped(angles: Angles, *, below: float = ALIGNED) -> Array:
 
     Example:
         >>> from bnjax.geometry import layer_angles
-        >>> u = jnp.array([[1.0, 1.0], [-1.0, 0.0], [2.0, 3.0]])
-        >>> print(stopped(layer_angles(u, -u[:, :1], u[:, :1] ** 2, eps=0.0))[:, 0])
+        >>> u = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
+        >>> print(stopped(layer_angles(u, -u[:, :1], u[:, 1:], eps=0.0))[:, 0])
         [ True False]
     """
     varies = angles.u_varies[:, None] & angles.x_varies[None]
@@ -121,10 +121,11 @@ def synced(angles: Angles, *, below: float = ALIGNED) -> Synced:
 
     Example:
         >>> from bnjax.geometry import layer_angles
-        >>> u = jnp.array([[1.0, -2.0, 1.0], [-1.0, 2.0, 0.0], [2.0, -4.0, 0.0]])
-        >>> found = synced(layer_angles(u, u[:, :1], u[:, :1] ** 2, eps=0.0))
+        >>> x = jnp.array([[1.0], [-1.0], [2.0], [0.0]])
+        >>> u = jnp.concatenate([x, -2 * x], axis=1)
+        >>> found = synced(layer_angles(u, x, x**2, eps=0.0))
         >>> print(found.size, found.sign[:, 0])
-        [2] [ 1 -1  0]
+        [2] [ 1 -1]
     """
     member = stopped(angles, below=below)
     size = jnp.sum(member, 0, dtype=jnp.int32)
@@ -146,9 +147,9 @@ def dead(angles: Angles) -> Array:
 
     Example:
         >>> from bnjax.geometry import layer_angles
-        >>> u = jnp.eye(2)
-        >>> print(dead(layer_angles(u, u, jnp.array([[0.0, 1.0], [0.0, 1.0]]))))
-        [ True False]
+        >>> u = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
+        >>> print(dead(layer_angles(u, u[:, :1], jnp.zeros((4, 1)), eps=0.0)))
+        [ True]
     """
     return ~angles.delta_varies & (angles.mean_delta == 0)
 
@@ -167,7 +168,7 @@ def reasons(angles: Angles, *, below: float = ALIGNED) -> Array:
 
     Example:
         >>> from bnjax.geometry import layer_angles
-        >>> u = jnp.array([[1.0, 7.0], [-1.0, 7.0], [2.0, 7.0]])
+        >>> u = jnp.array([[1.0, 7.0], [-1.0, 7.0], [1.0, 7.0], [-1.0, 7.0]])
         >>> for reason in reasons(layer_angles(u, u[:, :1], u[:, :1], eps=0.0))[:, 0]:
         ...     print(REASONS[reason])
         the error is aligned with x̂: γ learns instead
@@ -204,8 +205,8 @@ def removed(angles: Angles) -> Removed:
 
     Example:
         >>> from bnjax.geometry import layer_angles
-        >>> u = jnp.array([[1.0], [3.0]])
-        >>> print(removed(layer_angles(u, u, u, eps=0.0)).share)
+        >>> u = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
+        >>> print(removed(layer_angles(u, u[:, :1], u[:, :1], eps=0.0)).share)
         [1.]
     """
     rho, *_ = of_normalization(angles)

@@ -131,14 +131,13 @@ def summarize(
         ValueError: As in `observe`.
 
     Example:
-        >>> net = Network((2, 3, 1), norm=False)
-        >>> params = (
-        ...     Dense(jnp.ones((2, 3)), jnp.zeros(3)),
-        ...     Dense(jnp.ones((3, 1)), jnp.zeros(1)),
-        ... )
-        >>> found = summarize(net, params, jnp.eye(2), jnp.eye(2)[:, :1])
-        >>> print(found.cos2.shape, found.dead, found.stopped.shape, found.saturated)
-        (2, 40) [0. 0.] (0,) [0.]
+        >>> from bnjax import Network, init
+        >>> net = Network((8, 100, 10, 1))
+        >>> params, _ = init(net, jax.random.key(0))
+        >>> batch = jnp.zeros((60, 8)), jnp.zeros((60, 1))
+        >>> found = jax.eval_shape(lambda *args: summarize(net, *args), params, *batch)
+        >>> print(found.cos2.shape, found.stopped.shape, found.percentiles.shape)
+        (3, 40) (2,) (2, 5)
     """
     layers = backprop.intermediates(net, params, x, targets)
     found = _of_all(net, layers, params, aligned)
@@ -214,8 +213,8 @@ def _of_all(
         _stacked([layer.delta for layer in layers]),
         _stacked([p.W for p in params]),
         _stacked([p.gamma if isinstance(p, NormDense) else p.b for p in params]),
-        _stacked([jnp.ones_like(layer.u[0]) for layer in layers]),
-        _stacked([jnp.ones_like(layer.y[0]) for layer in layers]),
+        _stacked([_ones(layer.u) for layer in layers]),
+        _stacked([_ones(layer.y) for layer in layers]),
         jnp.asarray(net.normalized),
     )
     counts = _counts(bins, 3 * COSINE_BINS).reshape(-1, 3, COSINE_BINS)
@@ -243,7 +242,7 @@ def _of_hidden(net: Network, layers: tuple[Layer, ...], below: float) -> dict[st
 
     y = _stacked([layer.y for layer in layers[:-1]])
     u_next = _stacked([layer.u for layer in layers[1:]])
-    neurons = _stacked([jnp.ones_like(layer.y[0]) for layer in layers[:-1]])
+    neurons = _stacked([_ones(layer.y) for layer in layers[:-1]])
     return jax.vmap(of_one)(y, u_next, neurons) | {"percentiles": _percentiles(y, neurons)}
 
 
@@ -258,6 +257,10 @@ def _stacked(arrays: list[Array]) -> Array:
         more = [(0, size - own) for size, own in zip(shape, a.shape, strict=True)]
         filled.append(jnp.pad(a, more))
     return jnp.stack(filled)
+
+
+def _ones(a: Array) -> Array:
+    return jnp.ones(a.shape[1], accumulator_dtype(a.dtype))
 
 
 def _bins(angles: Angles) -> Array:
