@@ -4,9 +4,9 @@
 (G.6)  how many neurons and weights stopped
 
 One pure function, to be jitted once and called every few epochs on the same batch: one sweep
-forward and back, one matrix product more for each layer, and nothing is sorted. Layers of one kind
-are filled up with zeros to one shape and looked at together: compiling them one by one takes
-longer than a thousand calls.
+forward and back, one matrix product more for each layer, and nothing is sorted. All layers are
+filled up with zeros to one shape and looked at together: compiling them one by one would take
+longer than hundreds of calls.
 
 Source: S0/S1 §3, S3.
 """
@@ -143,7 +143,7 @@ def summarize(
     found = _of_all(net, layers, params, aligned)
     normalized = [at for at, norm in enumerate(net.normalized) if norm]
     for name in _NORMALIZED:
-        found[name] = found[name][jnp.asarray(normalized, int)]
+        found[name] = found[name][jnp.asarray(normalized, jnp.int32)]
     return Summary(**found, **_of_hidden(net, layers, saturated))
 
 
