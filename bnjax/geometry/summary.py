@@ -170,28 +170,34 @@ def _of_all(
             eps_share=jnp.where(norm, eps_share, 1),
             scale=jnp.where(norm, scale, 1),
         )
-        amplitude, bracket, _ = weight_parts(angles)
-        covariance = amplitude * bracket
         mean_delta = jnp.where(norm, 0, angles.mean_delta)
-        means = angles.count * angles.mean_u[:, None] * mean_delta[None]
-        norms = of_layers.weight_norms(W.astype(means.dtype), covariance + means)
+        # gradients are linear in Δ: at |Δ_i| = 1 their squares are not too small for any float
+        size = jnp.hypot(angles.sd_delta, angles.mean_delta)
+        safe = jnp.where(size > 0, size, 1)
+        amplitude, bracket, _ = weight_parts(angles._replace(sd_delta=angles.sd_delta / safe))
+        covariance = amplitude * bracket
+        means = angles.count * angles.mean_u[:, None] * (mean_delta / safe)[None]
+        W = W.astype(means.dtype)
+        W_bar = covariance + means
+        norms = [jnp.sqrt(jnp.sum(a**2, 0)) for a in (W, W_bar, covariance, means)]
+        both = norms[0] * norms[1]
+        cosine = jnp.sum(W * W_bar, 0) / jnp.where(both > 0, both, 1)
         passed = jnp.hypot(propagated(angles).length, jnp.sqrt(angles.count) * mean_delta)
-        error = jnp.sqrt(angles.count) * jnp.hypot(angles.sd_delta, angles.mean_delta)
         groups = stopping.synced(angles, below=aligned)
         n, weights = jnp.sum(neurons), jnp.sum(inputs) * jnp.sum(neurons)
         squares = {
-            "error": (error, 1),
+            "error": (jnp.sqrt(angles.count) * size, 1),
             "propagated": (passed, 1),
-            "W": (norms.W, n),
-            "W_bar": (norms.W_bar, weights),
-            "covariance": (length(covariance), weights),
-            "means": (length(means), weights),
+            "W": (norms[0], n),
+            "W_bar": (size * norms[1], weights),
+            "covariance": (size * norms[2], weights),
+            "means": (size * norms[3], weights),
             "gamma_bar": (gamma_gradient(angles), n),
         }
         per_neuron = {
             "dead": stopping.dead(angles),
-            "turning": of_layers.effective_rate(W),
-            "cosine": jnp.abs(norms.cosine),
+            "turning": 1 / norms[0] ** 2,
+            "cosine": jnp.abs(cosine),
             "handed_to_gamma": stopping.handed_to_gamma(angles, below=aligned),
             "stopped": jnp.sum(stopping.stopped(angles, below=aligned), 0) / jnp.sum(inputs),
             "synced": groups.size > 0,
