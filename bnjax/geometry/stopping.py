@@ -79,7 +79,7 @@ def handed_to_gamma(angles: Angles, *, below: float = ALIGNED) -> Array:
         >>> print(handed_to_gamma(layer_angles(u, x, 1 - 2 * x, eps=0.0)))
         [ True]
     """
-    return (left_of_error(angles) < below) & angles.delta_varies & angles.x_varies
+    return (left_of_error(angles) < below**2) & angles.delta_varies & angles.x_varies
 
 
 def stopped(angles: Angles, *, below: float = ALIGNED) -> Array:
@@ -101,7 +101,7 @@ def stopped(angles: Angles, *, below: float = ALIGNED) -> Array:
         >>> print(stopped(layer_angles(u, -u[:, :1], u[:, 1:], eps=0.0))[:, 0])
         [ True False]
     """
-    return (left_of_inputs(angles) < below) & angles.u_varies[:, None] & angles.x_varies[None]
+    return (left_of_inputs(angles) < below**2) & angles.u_varies[:, None] & angles.x_varies[None]
 
 
 def synced(angles: Angles, *, below: float = ALIGNED) -> Synced:

@@ -11,33 +11,35 @@ longer than hundreds of calls.
 Source: S0/S1 §3, S3.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from bnjax import backprop
-from bnjax.backprop import Layer
 from bnjax.geometry import layers as of_layers
 from bnjax.geometry import stopping
 from bnjax.geometry.angles import (
     Angles,
+    between,
     gamma_gradient,
-    layer_angles,
     of_normalization,
     propagated,
     weight_parts,
 )
 from bnjax.geometry.layers import SATURATED
 from bnjax.geometry.stopping import ALIGNED
-from bnjax.geometry.vectors import length
+from bnjax.geometry.vectors import Normal, length, normals
 from bnjax.moments import accumulator_dtype
 from bnjax.network import Network, NormDense, Params
 
 COSINE_BINS = 40
 PERCENTILES = (5.0, 25.0, 50.0, 75.0, 95.0)
 _FINE_BINS = 512
+
+Tree = TypeVar("Tree")
 _NORMALIZED = (
     *("handed_to_gamma", "stopped", "synced", "largest_group", "eps_share", "removed"),
     "gamma_bar",
@@ -140,29 +142,42 @@ def summarize(
         (3, 40) (2,) (2, 5)
     """
     layers = backprop.intermediates(net, params, x, targets)
-    found = _of_all(net, layers, params, aligned)
+    number = len(layers)
+    vectors = normals(
+        [layer.u for layer in layers]
+        + [layer.y if layer.x is None else layer.x for layer in layers]
+        + [layer.delta for layer in layers]
+    )
+    u, x_, delta = (vectors[k * number : (k + 1) * number] for k in range(3))
+    found = _of_all(net, u, x_, delta, params, aligned)
     normalized = [at for at, norm in enumerate(net.normalized) if norm]
     for name in _NORMALIZED:
         found[name] = found[name][jnp.asarray(normalized, jnp.int32)]
-    return Summary(**found, **_of_hidden(net, layers, saturated))
+    y = [layer.y for layer in layers]
+    return Summary(**found, **_of_hidden(net, y[:-1], u[1:], saturated))
 
 
 def _of_all(
-    net: Network, layers: tuple[Layer, ...], params: Params, aligned: float
+    net: Network,
+    u: list[Normal],
+    x: list[Normal],
+    delta: list[Normal],
+    params: Params,
+    aligned: float,
 ) -> dict[str, Array]:
     """Sum up what any layer has, and of the others what nobody will read; layers first."""
 
     def of_one(
-        u: Array,
-        x: Array,
-        delta: Array,
+        u: Normal,
+        x: Normal,
+        delta: Normal,
         W: Array,
         gamma: Array,
         inputs: Array,
         neurons: Array,
         norm: Array,
     ) -> tuple[dict[str, Array], Array]:
-        angles = layer_angles(u, x, delta, gamma, eps=net.eps)
+        angles = between(u, x, delta, gamma, eps=net.eps)
         # without normalization nothing is removed along x̂, and the means stay (G.3)
         rho, eps_share, scale = of_normalization(angles)
         angles = angles._replace(
@@ -214,13 +229,13 @@ def _of_all(
         return found | {"largest_group": jnp.max(groups.size)}, _bins(angles)
 
     found, bins = jax.vmap(of_one)(
-        _stacked([layer.u for layer in layers]),
-        _stacked([layer.y if layer.x is None else layer.x for layer in layers]),
-        _stacked([layer.delta for layer in layers]),
+        _stacked(u),
+        _stacked(x),
+        _stacked(delta),
         _stacked([p.W for p in params]),
         _stacked([p.gamma if isinstance(p, NormDense) else p.b for p in params]),
-        _stacked([_ones(layer.u) for layer in layers]),
-        _stacked([_ones(layer.y) for layer in layers]),
+        _stacked([jnp.ones_like(one.sd) for one in u]),
+        _stacked([jnp.ones_like(one.sd) for one in x]),
         jnp.asarray(net.normalized),
     )
     counts = _counts(bins, 3 * COSINE_BINS).reshape(-1, 3, COSINE_BINS)
@@ -228,16 +243,18 @@ def _of_all(
     return found | {f"cos{k + 1}": shares[:, k] for k in range(3)}
 
 
-def _of_hidden(net: Network, layers: tuple[Layer, ...], below: float) -> dict[str, Array]:
+def _of_hidden(
+    net: Network, y: list[Array], u_next: list[Normal], below: float
+) -> dict[str, Array]:
     """Sum up what is activated and what comes of it; hidden layers first."""
-    if len(layers) == 1:
+    if not y:
         none = jnp.zeros((0, len(PERCENTILES)))
         names = "saturated", "directions", "correlation", "constant"
         return {name: none[:, 0] for name in names} | {"percentiles": none}
 
-    def of_one(y: Array, u_next: Array, neurons: Array) -> dict[str, Array]:
+    def of_one(y: Array, u_next: Normal, neurons: Array) -> dict[str, Array]:
         small = of_layers.saturation(y, net.activation, below=below)
-        spread = of_layers.spread(u_next)
+        spread = of_layers.spread_of(u_next)
         n = jnp.sum(neurons)
         return {
             "saturated": jnp.sum(jnp.where(neurons > 0, small, 0)) / n,
@@ -246,27 +263,26 @@ def _of_hidden(net: Network, layers: tuple[Layer, ...], below: float) -> dict[st
             "constant": 1 - spread.varying / n,
         }
 
-    y = _stacked([layer.y for layer in layers[:-1]])
-    u_next = _stacked([layer.u for layer in layers[1:]])
-    neurons = _stacked([_ones(layer.y) for layer in layers[:-1]])
-    return jax.vmap(of_one)(y, u_next, neurons) | {"percentiles": _percentiles(y, neurons)}
+    neurons, activated = _stacked([jnp.ones_like(one.sd) for one in u_next]), _stacked(y)
+    found = jax.vmap(of_one)(activated, _stacked(u_next), neurons)
+    return found | {"percentiles": _percentiles(activated, neurons)}
 
 
-def _stacked(arrays: list[Array]) -> Array:
+def _stacked(trees: Sequence[Tree]) -> Tree:
     """Stack arrays along a new first axis, filled up with zeros to one shape.
 
     A column of zeros has no direction, and so is counted nowhere.
     """
-    shape = [max(sizes) for sizes in zip(*(a.shape for a in arrays), strict=True)]
-    filled = []
-    for a in arrays:
-        more = [(0, size - own) for size, own in zip(shape, a.shape, strict=True)]
-        filled.append(jnp.pad(a, more))
-    return jnp.stack(filled)
 
+    def of_one(*arrays: Array) -> Array:
+        shape = [max(sizes) for sizes in zip(*(a.shape for a in arrays), strict=True)]
+        filled = []
+        for a in arrays:
+            more = [(0, size - own) for size, own in zip(shape, a.shape, strict=True)]
+            filled.append(jnp.pad(a, more))
+        return jnp.stack(filled)
 
-def _ones(a: Array) -> Array:
-    return jnp.ones(a.shape[1], accumulator_dtype(a.dtype))
+    return jax.tree.map(of_one, *trees)
 
 
 def _bins(angles: Angles) -> Array:
