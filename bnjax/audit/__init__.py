@@ -5,7 +5,7 @@ second orders, plainly and under jit, vmap, scan and remat; in the arguments' dt
 against the reference in float64. It knows nothing of batch normalization.
 """
 
-from bnjax.audit.compare import assert_gradients_match, compare, make_compare
+from bnjax.audit.comparison import assert_gradients_match, compare, make_compare
 from bnjax.audit.report import Report, Row, Saved
 
 __all__ = ["Report", "Row", "Saved", "assert_gradients_match", "compare", "make_compare"]

@@ -49,20 +49,21 @@ def judge(name: Name, leaf: str, sides: Sides, measure: Measure) -> Row:
     scale = np.maximum(sides.terms, sides.size)
     with np.errstate(all="ignore"):
         error = np.abs(got - wanted)
-        kept = (got == wanted) | (np.isnan(got) & np.isnan(wanted)) | np.isinf(sides.slack)
+        unknown = np.isinf(sides.slack)
+        kept = (got == wanted) | (np.isnan(got) & np.isnan(wanted)) | unknown
         kept |= np.isinf(got) & (np.abs(wanted) > _largest(sides.got.dtype)) & (got * wanted > 0)
         beyond = np.maximum(error - sides.slack, 0)
         small = beyond <= measure.tolerance * _least(sides.got.dtype) * np.maximum(1, scale)
         scaled = np.where(kept | small, 0, beyond / (measure.eps * scale))
     scaled = np.where(np.isnan(scaled), np.inf, scaled)
-    row = Row(*name, leaf, str(sides.got.dtype), cosine=_cosine(got, wanted))
+    row = Row(*name, leaf, str(sides.got.dtype), cosine=_cosine(got, wanted, ~unknown))
     if not got.size:
         return row
     worst = np.unravel_index(int(np.argmax(scaled)), scaled.shape)
     if not scaled[worst] and np.any(np.isfinite(error)):
         # agreed to the last place: the largest difference is still of interest
         worst = np.unravel_index(int(np.nanargmax(np.where(kept, 0, error))), error.shape)
-    finite = np.where(kept & ~np.isfinite(error), 0, error)
+    finite = np.where(unknown | (kept & ~np.isfinite(error)), 0, error)
     row = row._replace(
         absolute=float(np.max(np.where(np.isnan(finite), np.inf, finite))),
         scaled=float(np.max(scaled)),
@@ -73,12 +74,13 @@ def judge(name: Name, leaf: str, sides: Sides, measure: Measure) -> Row:
     )
     if due is not None and sides.got.dtype != due:
         return row._replace(verdict="disagrees", why=f"wrong dtype: {sides.got.dtype}, not {due}")
-    if np.all(np.isinf(sides.slack)):
+    if np.all(unknown):
         return row._replace(verdict="not judged", why="the slopes from both sides differ here")
     if row.scaled <= measure.tolerance:
         return row
-    noise = measure.eps * scale + np.where(np.isinf(sides.slack), 0, sides.slack)
-    return row._replace(verdict="disagrees", why=diagnose(got, wanted, noise))
+    noise = measure.eps * scale + np.where(unknown, 0, sides.slack)
+    why = diagnose(np.where(unknown, wanted, got), wanted, noise)
+    return row._replace(verdict="disagrees", why=why)
 
 
 def transposed(pushed: list[Any], v: list[Any], pulled: list[Any], u: list[Any]) -> Sides:
@@ -115,8 +117,8 @@ def _relative(error: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.linalg.norm(error) / (size or 1.0))
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    known = np.isfinite(a) & np.isfinite(b)
+def _cosine(a: np.ndarray, b: np.ndarray, known: np.ndarray) -> float:
+    known = known & np.isfinite(a) & np.isfinite(b)
     a, b = np.where(known, a, 0), np.where(known, b, 0)
     lengths = np.linalg.norm(a) * np.linalg.norm(b)
     return float(np.vdot(a, b) / lengths) if lengths > 0 else math.nan

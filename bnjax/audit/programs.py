@@ -176,17 +176,62 @@ def compile_all(
     """
     compiled = [name for name in names if name[1] != "plain"]
     errors: dict[Name, Exception] = {}
+    stopped = without_forward(f, layout, [mode for mode, _ in compiled], *arguments)
+    errors |= {name: stopped[name[0]] for name in compiled if name[0] in stopped}
+    compiled = [name for name in compiled if name not in errors]
+    if not compiled:
+        return lambda *_: Found({}, errors, 0.0)
     try:
-        traced = jax.jit(program(f, layout, compiled, errors)).trace(*arguments)
-        run = traced.lower().compile(optimize(quick))
-        eps = narrowest(traced.jaxpr)
+        lowered, eps = _lower(f, layout, compiled, arguments, errors)
+        run = lowered.compile(optimize(quick))
     except Exception as error:
         if len(compiled) == 1:
-            failed = {compiled[0]: error}
-            return lambda *_: Found({}, failed, 0.0)
+            errors[compiled[0]] = error
+            return lambda *_: Found({}, errors, 0.0)
         alone = [compile_all(f, layout, [name], arguments, quick=quick) for name in compiled]
-        return lambda *arguments: _merge([one(*arguments) for one in alone])
+        return lambda *arguments: _merge(
+            [Found({}, errors, 0.0), *(one(*arguments) for one in alone)]
+        )
     return lambda *arguments: Found(jax.tree.map(np.asarray, run(*arguments)), errors, eps)
+
+
+_FORWARD = ("jvp", "fwd-over-rev")
+
+
+def without_forward(
+    f: Callable[..., Any],
+    layout: Layout,
+    wanted: Iterable[str],
+    constants: list[Any],
+    trials: Trials,
+    size: list[Any],
+) -> dict[str, Exception]:
+    """Find the forward modes that f has not, and what it raises.
+
+    A custom_vjp refuses tangents only when the program is lowered, and all else with them.
+    """
+    errors: dict[str, Exception] = {}
+    for mode in _FORWARD:
+        if mode in wanted:
+            failed: dict[Name, Exception] = {}
+            try:
+                _lower(f, layout, [(mode, "jit")], (constants, trials, size), failed)
+            except Exception as error:
+                errors[mode] = error
+            else:
+                errors |= {mode: error for error in failed.values()}
+    return errors
+
+
+def _lower(
+    f: Callable[..., Any],
+    layout: Layout,
+    names: Sequence[Name],
+    arguments: Any,
+    errors: dict[Name, Exception],
+) -> tuple[Any, float]:
+    traced = jax.jit(program(f, layout, names, errors)).trace(*arguments)
+    return traced.lower(), narrowest(traced.jaxpr)
 
 
 def optimize(quick: bool) -> dict[str, Any] | None:

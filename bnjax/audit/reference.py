@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.extend import core
 
 from bnjax.audit import derivatives
-from bnjax.audit.programs import optimize
+from bnjax.audit.programs import optimize, without_forward
 from bnjax.audit.rounding import UNIT, narrowest, rounded
 from bnjax.audit.trials import Layout, Trials, bind
 
@@ -49,14 +49,15 @@ def compile_reference(
         g: The reference.
         layout: The layout of its arguments.
         wanted: The modes.
-        arguments: (constants, trials), for their shapes and dtypes.
+        arguments: (constants, trials, size), for their shapes and dtypes.
         terms: Whether to find the terms that cancel, too.
 
     Returns:
         run(constants, trials, signs) -> what is wanted, and the size of each output. `signs`
         has one array (SAMPLES, POINTS, *shape) of ±1 for each differentiated leaf.
     """
-    errors: dict[str, Exception] = {}
+    errors = without_forward(g, layout, wanted, *arguments)
+    wanted = [mode for mode in wanted if mode not in errors]
     signs = [np.ones((SAMPLES, *leaf.shape), leaf.dtype) for leaf in arguments[1].points]
 
     def run(constants: list[Any], trials: Trials, signs: list[Any]) -> Any:
@@ -99,7 +100,7 @@ def compile_reference(
         worst, _ = lax.scan(sample, [jnp.zeros(a.shape, jnp.float64) for a in exact], signs)
         return jax.tree.unflatten(tree, exact), jax.tree.unflatten(tree, worst), size
 
-    traced = jax.jit(run).trace(*arguments, signs)
+    traced = jax.jit(run).trace(*arguments[:2], signs)
     compiled, eps = traced.lower().compile(optimize(terms)), narrowest(traced.jaxpr)
 
     def call(constants: list[Any], trials: Trials, signs: list[Any]) -> tuple[Wanted, list[Any]]:

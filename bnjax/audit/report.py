@@ -144,8 +144,8 @@ class Report(NamedTuple):
         failed = sum(row.failed for row in self.rows)
         verdict = f"{failed} failed" if failed else "all agree"
         return [
-            f"{self.name}: {len(self.rows)} comparisons, {verdict}; up to {self.tolerance:g} agrees; "
-            f"{self.tried}; {self.key}",
+            f"{self.name}: {len(self.rows)} comparisons, {verdict}; up to {self.tolerance:g} eps "
+            f"agrees; {self.tried}; {self.key}",
             *([f"saved for backward: {kept}"] if kept else []),
             *self.notes,
         ]
@@ -166,7 +166,10 @@ def _lines(rows: Iterable[Row]) -> list[tuple[tuple[str, ...], str]]:
         agreeing = [row for row in group if row.verdict == "agrees"]
         if agreeing:
             lines.append(_line(max(agreeing, key=_badness), agreeing))
-        lines += [_line(row, [row]) for row in group if row.verdict != "agrees"]
+        others = [row for row in group if row.verdict != "agrees"]
+        for what in dict.fromkeys((row.verdict, row.why) for row in others):
+            alike = [row for row in others if (row.verdict, row.why) == what]
+            lines.append(_line(max(alike, key=_badness), alike))
     return lines
 
 
@@ -177,6 +180,8 @@ def _line(worst: Row, joined: Sequence[Row]) -> tuple[tuple[str, ...], str]:
         if known
         else ("", "", "")
     )
+    if worst.mode == "taylor" and known:
+        numbers = (f"order {worst.got:.2f}", "", "")
     under = " ".join(dict.fromkeys(row.transform for row in joined))
     cells = (worst.mode, worst.leaf, under, worst.dtype, *numbers, worst.verdict)
     return cells, "" if worst.verdict == "agrees" else _reason(worst)

@@ -184,11 +184,12 @@ def _taylor(evidence: Evidence, found: Found, tolerance: float) -> list[Row]:
         return []
     trials, along = evidence.trials, evidence.differenced.along
     longest = evidence.differenced.longest
-    rises, size = 0.0, 0.0
+    rises, size, smooth = 0.0, 0.0, True
     for v, one, y in zip(trials.v, along, evidence.wanted.values["value"], strict=False):
         wide = np.asarray(v[0], np.float64)
         rises = rises + np.sum(wide * one.rises, axis=tuple(range(1, one.rises.ndim)))
         size += float(np.sum(np.abs(wide * y[0])))
+        smooth &= bool(np.all(np.isfinite(one.slack[wide != 0])))
     pairs = zip(found.results[name], trials.u, strict=True)
     slope = sum(
         float(np.sum(np.asarray(a[0], np.float64) * np.asarray(u[0], np.float64))) for a, u in pairs
@@ -196,6 +197,8 @@ def _taylor(evidence: Evidence, found: Found, tolerance: float) -> list[Row]:
     eps = max(found.eps, evidence.wanted.eps)
     order = taylor_order(np.asarray(rises), np.float64(slope * longest), along[0].steps, eps * size)
     row = Row("taylor", name[1], "all", str(found.results[name][0].dtype), wanted=2.0)
+    if not smooth:
+        return [row._replace(verdict="not judged", why="the slopes from both sides differ here")]
     if order is None:
         return [row._replace(got=2.0, why="the remainder is all rounding")]
     row = row._replace(got=order)
