@@ -2,6 +2,7 @@
 
 from bnjax import (
     activations,
+    audit,
     backprop,
     costs,
     identities,
@@ -28,6 +29,7 @@ __all__ = [
     "NormDense",
     "activations",
     "apply",
+    "audit",
     "backprop",
     "batch_norm",
     "bn_apply",

@@ -28,6 +28,7 @@ FLOORS = (
     "moments",
     "layout",
     "collectives",
+    "audit",
     "_errors",
 )
 EXTRA = {"matplotlib", "orbax", "rich", "tyro", "sklearn"}

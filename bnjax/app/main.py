@@ -28,14 +28,15 @@ def run(arguments: Sequence[str]) -> int:
         arguments: What stands behind `bnjax` on the command line.
 
     Returns:
-        The exit code: 0; 1 where `verify` finds an equation that falls short; 2 for what the user
-        can mend; 130 after Ctrl-C.
+        The exit code: 0; 1 where `verify` finds an equation that falls short or `audit` a rule that
+        disagrees; 2 for what the user can mend; 130 after Ctrl-C.
     """
     if list(arguments) == ["--version"]:
         print(f"bnjax {bnjax.__version__}")
         return 0
     try:
-        from bnjax.app.options import Train, Verify
+        from bnjax.app import audit
+        from bnjax.app.options import Audit, Train, Verify
         from bnjax.app.train import train
         from bnjax.app.verify import verify
     except ModuleNotFoundError as missing:
@@ -44,9 +45,13 @@ def run(arguments: Sequence[str]) -> int:
             "pip install 'bnjax[cli]'"
         )
     try:
-        command = _parse(arguments or ["--help"], {"train": Train, "verify": Verify})
+        command = _parse(
+            arguments or ["--help"], {"train": Train, "verify": Verify, "audit": Audit}
+        )
         if isinstance(command, Train):
             return train(command)
+        if isinstance(command, Audit):
+            return audit.command(command)
         return verify(command) if isinstance(command, Verify) else command
     except UserError as error:
         return _complain(str(error))

@@ -5,7 +5,20 @@ second orders, plainly and under jit, vmap, scan and remat; in the arguments' dt
 against the reference in float64. It knows nothing of batch normalization.
 """
 
+from bnjax.audit import derivatives, programs
 from bnjax.audit.comparison import assert_gradients_match, compare, make_compare
 from bnjax.audit.report import Report, Row, Saved
 
-__all__ = ["Report", "Row", "Saved", "assert_gradients_match", "compare", "make_compare"]
+MODES = derivatives.ALL
+TRANSFORMS = programs.ALL
+
+__all__ = [
+    "MODES",
+    "TRANSFORMS",
+    "Report",
+    "Row",
+    "Saved",
+    "assert_gradients_match",
+    "compare",
+    "make_compare",
+]

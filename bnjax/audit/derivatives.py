@@ -47,7 +47,9 @@ def evaluate(
 
 def pull_back(f: Function, x: Sequence[Array], v: Sequence[Array]) -> list[Array]:
     """Return Jᵀv."""
-    return jax.vjp(_floating(f, v), list(x))[1](list(v))[0]
+    y, pull = jax.vjp(_floating(f, v), list(x))
+    # an output may have a dtype of its own whatever the arguments have
+    return pull([bar.astype(a.dtype) for a, bar in zip(y, v, strict=True)])[0]
 
 
 def gradient(

@@ -92,7 +92,7 @@ def compile_differences(
 
         def along(at: np.ndarray, u: list[np.ndarray]) -> list[Slopes]:
             walks = jax.tree.map(np.asarray, first(constants, trials.points, at, u, h, count))
-            return [slopes(*walk, h, eps) for walk in zip(*walks, strict=True)]
+            return [slopes(x, a, b, h, eps) for x, a, b in zip(*walks, strict=True)]
 
         longest = max(lengths)
         together = along(trials.at, [a * longest for a in trials.u])
@@ -113,7 +113,7 @@ def compile_differences(
         for mode in second:
             scaled = trials._replace(u=[a * longest for a in trials.u])
             walks = jax.tree.map(np.asarray, curved(constants, scaled, size, h))
-            found = [slopes(*walk, h, eps) for walk in zip(*walks, strict=True)]
+            found = [slopes(x, a, b, h, eps) for x, a, b in zip(*walks, strict=True)]
             values[mode] = [one.values / longest for one in found]
             slack[mode] = [one.slack / longest for one in found]
         first_of = [

@@ -68,7 +68,7 @@ def judge(name: Name, leaf: str, sides: Sides, measure: Measure) -> Row:
         absolute=float(np.max(np.where(np.isnan(finite), np.inf, finite))),
         scaled=float(np.max(scaled)),
         relative=_relative(finite, wanted),
-        index=tuple(int(i) for i in worst[1:]),
+        at=tuple(int(i) for i in worst[1:]),
         got=float(got[worst]),
         wanted=float(wanted[worst]),
     )

@@ -81,8 +81,12 @@ def plainly(
             continue
         try:
             if mode == "vjp":
-                _, pull = jax.vjp(lambda x: f(x)[: len(trials.v)], x)
-                rows = [pull(trial(t)[0])[0] for t in tried((mode, transform), trials.at)]
+                y, pull = jax.vjp(lambda x: f(x)[: len(trials.v)], x)
+                bars = (trial(t)[0] for t in tried((mode, transform), trials.at))
+                rows = [
+                    pull([bar.astype(a.dtype) for a, bar in zip(y, v, strict=True)])[0]
+                    for v in bars
+                ]
             else:
                 rows = [derivatives.evaluate(mode, f, x, *trial(0), size)]
             results[mode, transform] = [np.stack(leaf) for leaf in zip(*rows, strict=True)]
@@ -219,7 +223,7 @@ def without_forward(
             except Exception as error:
                 errors[mode] = error
             else:
-                errors |= {mode: error for error in failed.values()}
+                errors |= {name: error for (name, _), error in failed.items()}
     return errors
 
 

@@ -23,7 +23,7 @@ class Row(NamedTuple):
             cancel): 1 is a rounding, 0 next to nothing.
         relative: ‖got − wanted‖ / ‖wanted‖ over all trials.
         cosine: Between got and wanted over all trials; NaN where either is zero.
-        index: Where in the leaf it is worst.
+        at: Where in the leaf it is worst.
         got: The number there.
         wanted: The reference's.
         verdict: "agrees", "disagrees", "raises", "no forward mode" or "not judged".
@@ -38,7 +38,7 @@ class Row(NamedTuple):
     scaled: float = 0.0
     relative: float = 0.0
     cosine: float = math.nan
-    index: tuple[int, ...] = ()
+    at: tuple[int, ...] = ()
     got: float = math.nan
     wanted: float = math.nan
     verdict: str = "agrees"
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
     def place(self) -> str:
         """Name the worst place and the two values there."""
-        at = f"[{', '.join(map(str, self.index))}]" if self.index else ""
+        at = f"[{', '.join(map(str, self.at))}]" if self.at else ""
         return f"{self.leaf}{at} is {self.got:.9g}, not {self.wanted:.9g}"
 
 

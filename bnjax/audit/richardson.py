@@ -108,9 +108,9 @@ def taylor_order(
 
     Example:
         >>> h = steps()
-        >>> print(round(taylor_order(np.exp(h) - 1, np.float64(1), h, 1e-15), 1))
+        >>> print(round(taylor_order(np.exp(h) - 1, np.asarray(1.0), h, 1e-15), 1))
         2.0
-        >>> print(round(taylor_order(np.exp(h) - 1, np.float64(1.0005), h, 1e-15), 1))
+        >>> print(round(taylor_order(np.exp(h) - 1, np.asarray(1.0005), h, 1e-15), 1))
         1.1
     """
     left = rises - h.reshape(-1, *[1] * np.ndim(slope)) * slope

@@ -168,7 +168,7 @@ def _transposition(evidence: Evidence, found: Found, measure: Measure) -> list[R
         sides = sides._replace(got=sides.got.astype(np.float64))
         row = judge(("transposition", transform), "all", sides, measure)
         dtype = str(found.results[pulled][0].dtype)
-        return [row._replace(dtype=dtype, index=())]
+        return [row._replace(dtype=dtype, at=())]
     return []
 
 
@@ -195,7 +195,7 @@ def _taylor(evidence: Evidence, found: Found, tolerance: float) -> list[Row]:
         float(np.sum(np.asarray(a[0], np.float64) * np.asarray(u[0], np.float64))) for a, u in pairs
     )
     eps = max(found.eps, evidence.wanted.eps)
-    order = taylor_order(np.asarray(rises), np.float64(slope * longest), along[0].steps, eps * size)
+    order = taylor_order(np.asarray(rises), np.asarray(slope * longest), along[0].steps, eps * size)
     row = Row("taylor", name[1], "all", str(found.results[name][0].dtype), wanted=2.0)
     if not smooth:
         return [row._replace(verdict="not judged", why="the slopes from both sides differ here")]
