@@ -126,7 +126,7 @@ def _ours(options: Audit) -> int:
             case.g,
             rtol=options.rtol,
             modes=options.modes or "all",
-            transforms=options.transforms or ("jit", "vmap"),
+            transforms=options.transforms or "jit",
         )
         casts = (jax.tree.map(lambda a: jnp.asarray(a, dtype), case.args) for dtype in _DTYPES)  # noqa: B023
         return [compare(args, key=options.seed) for args in casts]

@@ -201,7 +201,7 @@ class Audit:
     modes: tuple[str, ...] = ()
     """Which of value, vjp, jvp, transposition, rev-over-rev and fwd-over-rev; all by default."""
     transforms: tuple[str, ...] = ()
-    """Which of plain, jit, vmap, scan and remat; all by default, jit and vmap of bnjax's own."""
+    """Which of plain, jit, vmap, scan and remat; all by default, jit for bnjax's own."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the results as one JSON object."""
 

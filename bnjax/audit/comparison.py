@@ -153,7 +153,8 @@ def make_compare(
 
     Returns:
         run(args, *, key=None) -> `Report`. What it compiles it keeps for arguments of the same
-        structure, shapes and dtypes (what is float64, for every dtype): what `f` and `g` close over must not change.
+        structure, shapes and dtypes; the float64 part for all dtypes. What `f` and `g` close over
+        must not change.
 
     Raises:
         ValueError: A name is unknown, or `rtol` not positive.
