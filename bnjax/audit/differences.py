@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from bnjax.audit import derivatives
-from bnjax.audit.programs import optimize
+from bnjax.audit.programs import options
 from bnjax.audit.reference import Wanted
 from bnjax.audit.richardson import Slopes, slopes, steps, walk
 from bnjax.audit.trials import Layout, Trials, bind
@@ -79,9 +79,8 @@ def compile_differences(
 
         return lax.map(one, (at, v, u))
 
-    quick = optimize(True)
-    first = jax.jit(first, static_argnums=5, compiler_options=quick)
-    curved = jax.jit(curved, compiler_options=quick)
+    first = jax.jit(first, static_argnums=5, compiler_options=options())
+    curved = jax.jit(curved, compiler_options=options())
 
     def run(
         constants: list[Any], trials: Trials, size: list[Any], reference: Wanted, eps: float

@@ -50,14 +50,15 @@ def prepare_wide(
 ) -> Wide:
     """Compile the reference, the rule in the same dtype, and the differences."""
     layout, returned, names, few, lifted = setting
-    needed = tuple(dict.fromkeys(("value", *(mode for mode, _ in names))))
+    modes = [mode for mode, _ in names]
+    needed = tuple(dict.fromkeys(modes if g else ["value", *modes]))
     size = [np.ones((), dtype) for dtype in returned.dtypes[: returned.inexact]]
     arguments = _lift((constants, trials, size), setting)
     rule = differences = None
     with _settings(lifted):
         reference = compile_reference(g or f, layout, needed, arguments, terms=lifted)
         if lifted:
-            rule = programs.compile_all(f, layout, names, arguments, quick=True)
+            rule = programs.compile_all(f, layout, names, arguments)
         if g is None:
             differences = compile_differences(f, layout, needed, arguments, few=few)
     return Wide(reference, rule, differences)
@@ -77,7 +78,7 @@ def prepare(
         size = [np.ones((), dtype) for dtype in returned.dtypes[: returned.inexact]]
         arguments = (constants, trials, size)
         with _settings(False):
-            own = programs.compile_all(f, setting.layout, setting.names, arguments, quick=False)
+            own = programs.compile_all(f, setting.layout, setting.names, arguments)
     saved = {
         name: kept
         for name, side in {"f": f, "g": g}.items()

@@ -164,7 +164,7 @@ def program(
 
 
 def compile_all(
-    f: Callable[..., Any], layout: Layout, names: Sequence[Name], arguments: Any, *, quick: bool
+    f: Callable[..., Any], layout: Layout, names: Sequence[Name], arguments: Any
 ) -> Callable[..., Found]:
     """Trace and compile everything at once, or each by itself where one spoils the rest.
 
@@ -173,7 +173,6 @@ def compile_all(
         layout: The layout of its arguments.
         names: What to evaluate.
         arguments: (constants, trials, size), for their shapes and dtypes.
-        quick: Compile without XLA's optimizations.
 
     Returns:
         run(constants, trials, size) -> `Found`.
@@ -187,12 +186,12 @@ def compile_all(
         return lambda *_: Found({}, errors, 0.0)
     try:
         lowered, eps = _lower(f, layout, compiled, arguments, errors)
-        run = lowered.compile(optimize(quick))
+        run = lowered.compile(options())
     except Exception as error:
         if len(compiled) == 1:
             errors[compiled[0]] = error
             return lambda *_: Found({}, errors, 0.0)
-        alone = [compile_all(f, layout, [name], arguments, quick=quick) for name in compiled]
+        alone = [compile_all(f, layout, [name], arguments) for name in compiled]
         return lambda *arguments: _merge(
             [Found({}, errors, 0.0), *(one(*arguments) for one in alone)]
         )
@@ -238,9 +237,9 @@ def _lower(
     return traced.lower(), narrowest(traced.jaxpr)
 
 
-def optimize(quick: bool) -> dict[str, Any] | None:
-    """Choose the compiler's options: in float64 nothing here depends on its optimizations."""
-    return {"xla_backend_optimization_level": 0} if quick else None
+def options() -> dict[str, Any] | None:
+    """Choose the compiler's options: what runs once need not be fast, and compiles in half."""
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
 
 def _merge(all_of: Sequence[Found]) -> Found:

@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.extend import core
 
 from bnjax.audit import derivatives
-from bnjax.audit.programs import optimize, without_forward
+from bnjax.audit.programs import options, without_forward
 from bnjax.audit.rounding import UNIT, narrowest, rounded
 from bnjax.audit.trials import Layout, Trials, bind
 
@@ -63,8 +63,9 @@ def compile_reference(
     def run(constants: list[Any], trials: Trials, signs: list[Any]) -> Any:
         points, at, v, u = trials
         bound = bind(g, layout, constants)
-        here = bound([leaf[0] for leaf in points])[: len(v)]
-        size = [_size(y) for y in here]
+        size = [jnp.ones((), a.dtype) for a in v]
+        if set(wanted) & set(derivatives.SECOND):
+            size = [_size(y) for y in bound([leaf[0] for leaf in points])[: len(v)]]
 
         def trial(x: Any, v: Any, u: Any) -> dict[str, list[Array]]:
             found = {}
@@ -101,7 +102,7 @@ def compile_reference(
         return jax.tree.unflatten(tree, exact), jax.tree.unflatten(tree, worst), size
 
     traced = jax.jit(run).trace(*arguments[:2], signs)
-    compiled, eps = traced.lower().compile(optimize(terms)), narrowest(traced.jaxpr)
+    compiled, eps = traced.lower().compile(options()), narrowest(traced.jaxpr)
 
     def call(constants: list[Any], trials: Trials, signs: list[Any]) -> tuple[Wanted, list[Any]]:
         values, found, size = jax.tree.map(np.asarray, compiled(constants, trials, signs))

@@ -216,10 +216,8 @@ def _raised(name: Name, error: Exception, dtype: str) -> Row:
 
 def _refused(own: Found, wide: Found) -> str:
     """Tell why f cannot be evaluated in float64 though it can in its own dtype."""
-    for name, error in wide.errors.items():
-        if name[0] == "value" and name not in own.errors:
-            return _said(error)
-    return ""
+    stopped = [error for name, error in wide.errors.items() if name not in own.errors]
+    return _said(stopped[0]) if stopped and not wide.results else ""
 
 
 def _said(error: Exception) -> str:
