@@ -95,9 +95,13 @@ def vmapped_pull(factor):
         return factor * jnp.cos(x) * y_bar, True
 
     # a custom_vmap has no reverse mode of its own
-    differentiable = rule(
-        times_cos,
-        lambda args, _, t: (-jnp.sin(args[0]) * args[1] * t, jnp.cos(args[0]) * t),
+    @jax.custom_jvp
+    def differentiable(x, y_bar):
+        return times_cos(x, y_bar)
+
+    differentiable.defjvps(
+        lambda x_dot, _, x, y_bar: -jnp.sin(x) * y_bar * x_dot,
+        lambda y_bar_dot, _, x, y_bar: jnp.cos(x) * y_bar_dot,
     )
     return lambda args, y, y_bar: (differentiable(args[0], y_bar),)
 

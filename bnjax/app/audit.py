@@ -164,7 +164,8 @@ def _badness(report: audit.Report) -> tuple[bool, float]:
 def _cases(seed: int) -> list[Case]:
     """List the rules, each with float64 arguments that are cast to the other dtypes."""
     rng = np.random.default_rng(seed)
-    cases = [_normalization(rule, *batch, rng) for batch in _BATCHES for rule in ("vjp", "jvp")]
+    cases = [_normalization("vjp", *batch, rng) for batch in _BATCHES]
+    cases += [_normalization("jvp", *batch, rng) for batch in _BATCHES[::3]]
     mean, gamma, beta = rng.normal(size=(3, 3))
     args = rng.normal(size=(4, 3)), mean, rng.uniform(0.5, 2, 3), gamma, beta
     cases.append(Case("normalize", "(4, 3)", partial(normalize, eps=0.1), _plain, args))

@@ -58,6 +58,10 @@ def rows(
     if wide is not None and (stopped := _refused(own, wide)):
         notes.append(f"not compared in float64, which f does not take: {stopped}")
         wide = None
+    returned = evidence.returned
+    for label, dtype, theirs in zip(returned.labels, returned.dtypes, returned.due, strict=True):
+        if theirs not in (None, dtype):  # which of the two is wrong only the user knows
+            notes.append(f"{label} is {dtype} from f and {theirs} from g")
     dtypes = [a.dtype for a in (*evidence.trials.points, *evidence.trials.v)]
     coarsest = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
     found: dict[tuple[str, str, str], Row] = {}
@@ -112,8 +116,7 @@ def _leaves(evidence: Evidence, mode: str, own: bool) -> list[tuple[str, Any]]:
     returned, points = evidence.returned, evidence.trials.points
     if mode in ("value", "jvp"):
         count = len(returned.labels) if mode == "value" else returned.inexact
-        due = returned.due if own else [None] * count
-        return list(zip(returned.labels[:count], due[:count], strict=True))
+        return [(label, None) for label in returned.labels[:count]]
     dtypes = [leaf.dtype if own else _dtype(evidence, own) for leaf in points]
     return list(zip(evidence.layout.labels, dtypes, strict=True))
 
