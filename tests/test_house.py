@@ -72,10 +72,12 @@ def test_imports_point_downwards(room):
 
 
 @pytest.mark.parametrize("room", FLOORS)
-def test_only_training_knows_optax_and_only_identities_compute_in_numpy(room):
+def test_only_training_knows_optax_and_only_checks_compute_in_numpy(room):
     heads = {name.split(".")[0] for file in files(room) for name in imports(file)}
     allowed = {"jax", "bnjax", *sys.stdlib_module_names}
-    allowed |= {"training": {"optax"}, "identities": {"numpy", "optax"}}.get(room, set())
+    # an audit judges on the host in float64, whatever JAX is set to
+    more = {"training": {"optax"}, "identities": {"numpy", "optax"}, "audit": {"numpy"}}
+    allowed |= more.get(room, set())
     assert heads <= allowed
 
 

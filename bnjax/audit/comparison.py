@@ -46,7 +46,8 @@ def compare(
 
     The reference is evaluated in float64 whatever the arguments' dtype; `f` is evaluated in
     their dtype and, where it takes it, in float64 as well, where an error that half precision
-    hides cannot hide. See `make_compare` to compare often.
+    hides cannot hide. So what is random in `f` must be drawn in a dtype of its own, or come as an
+    argument. See `make_compare` to compare often.
 
     Args:
         f: The function with the rule under test: arrays or pytrees in and out.

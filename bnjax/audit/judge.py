@@ -87,7 +87,8 @@ def transposed(pushed: list[Any], v: list[Any], pulled: list[Any], u: list[Any])
     """Hold ⟨Jᵀv, u⟩ to ⟨v, J u⟩; J u and Jᵀv come as (numbers, terms) for each leaf."""
     ours, terms = _pairing(pulled, u)
     theirs, more = _pairing(pushed, v)
-    return Sides(ours, theirs, terms + more, np.zeros_like(ours), 0.0)
+    size = float(np.max(np.where(np.isfinite(terms + more), terms + more, 0), initial=0))
+    return Sides(ours, theirs, terms + more, np.zeros_like(ours), size)
 
 
 def _pairing(sides: list[Any], weights: list[Any]) -> tuple[np.ndarray, np.ndarray]:

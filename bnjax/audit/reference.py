@@ -105,6 +105,7 @@ def compile_reference(
     compiled, eps = traced.lower().compile(options()), narrowest(traced.jaxpr)
 
     def call(constants: list[Any], trials: Trials, signs: list[Any]) -> tuple[Wanted, list[Any]]:
+        signs = [sign.astype(leaf.dtype) for sign, leaf in zip(signs, trials.points, strict=True)]
         values, found, size = jax.tree.map(np.asarray, compiled(constants, trials, signs))
         if found is None:
             found = jax.tree.map(lambda a: np.zeros(a.shape), values)

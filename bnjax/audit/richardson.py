@@ -111,7 +111,7 @@ def taylor_order(
         >>> print(round(taylor_order(np.exp(h) - 1, np.asarray(1.0), h, 1e-15), 1))
         2.0
         >>> print(round(taylor_order(np.exp(h) - 1, np.asarray(1.0005), h, 1e-15), 1))
-        1.1
+        1.0
     """
     left = rises - h.reshape(-1, *[1] * np.ndim(slope)) * slope
     sizes = np.sqrt(np.sum(np.reshape(left, (len(h), -1)) ** 2, axis=1))

@@ -40,6 +40,7 @@ def rounded(program: Any) -> Callable[..., list[Array]]:
         run(*flat arguments) -> flat results.
 
     Example:
+        >>> import jax
         >>> with jax.enable_x64(True):
         ...     third = rounded(jax.make_jaxpr(lambda x: x / 3)(1.0))(jnp.float64(1))[0]
         ...     print(abs(third - 1 / 3) < UNIT, third == 1 / 3)
@@ -54,6 +55,7 @@ def narrowest(program: Any) -> float:
     A function that takes float64 may still compute in float32: it is as exact as that.
 
     Example:
+        >>> import jax
         >>> through = lambda x: jnp.sin(x.astype(jnp.float16)).astype(x.dtype)
         >>> print(narrowest(jax.make_jaxpr(through)(jnp.ones(3))) == jnp.finfo(jnp.float16).eps)
         True
