@@ -19,8 +19,8 @@ from rich.table import Table
 from bnjax import audit, batch_norm, normalize
 from bnjax.activations import ACTIVATIONS, Activation
 from bnjax.app.errors import UserError, nearest
+from bnjax.app.folders import device_name, finite
 from bnjax.app.options import Audit
-from bnjax.app.runs import device_name, finite
 
 _WORKERS = 2  # compiling is what takes the time, and it leaves Python's lock alone
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
