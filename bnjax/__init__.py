@@ -2,10 +2,12 @@
 
 from bnjax import (
     activations,
+    audit,
     backprop,
     conversion,
     costs,
     folding,
+    geometry,
     identities,
     jacobian,
     kernel,
@@ -31,6 +33,7 @@ __all__ = [
     "NormDense",
     "activations",
     "apply",
+    "audit",
     "backprop",
     "batch_norm",
     "bn_apply",
@@ -40,6 +43,7 @@ __all__ = [
     "fold",
     "fold_affine",
     "folding",
+    "geometry",
     "identities",
     "init",
     "jacobian",
