@@ -272,3 +272,32 @@ ONE = jnp.ones(2)
 def test_bad_input_is_refused_in_words(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+@pytest.mark.slow
+def test_what_a_transform_cannot_run_is_a_row_and_no_crash():
+    kept = {}
+
+    @jax.custom_vjp
+    def leaking(x):
+        return jnp.sin(x)
+
+    def forward(x):
+        kept.setdefault("x", x)
+        return jnp.sin(x), None
+
+    leaking.defvjp(forward, lambda _, y_bar: (y_bar * jnp.cos(kept["x"]),))
+    x = (jnp.array([0.3, 1.0]),)
+    report = audit.compare(leaking, jnp.sin, x, modes=("value", "vjp"))
+    raised = {row.transform for row in report.rows if row.verdict == "raises"}
+    assert {"jit", "scan"} <= raised
+    assert all(row.verdict == "agrees" for row in report.rows if row.mode == "value")
+
+    @jax.custom_vjp
+    def outside(x):
+        return jax.pure_callback(np.sin, x, x)
+
+    outside.defvjp(lambda x: (outside(x), x), lambda x, y_bar: (y_bar * jnp.cos(x),))
+    report = audit.compare(outside, jnp.sin, x, modes=("value", "vjp"))
+    assert {row.transform for row in report.rows if row.failed} == {"vmap"}
+    assert "vmap_method" in report.worst.why

@@ -187,6 +187,7 @@ def compile_all(
     try:
         lowered, eps = _lower(f, layout, compiled, arguments, errors)
         run = lowered.compile(options())
+        run(*arguments)  # what a leaked tracer spoils may fail only here
     except Exception as error:
         if len(compiled) == 1:
             errors[compiled[0]] = error
