@@ -189,6 +189,7 @@ def test_a_function_is_as_exact_as_what_it_computes_in():
     x = (jnp.array([0.3, 0.7]),)
     report = audit.compare(f, jnp.sin, x, **FEW)
     assert report.ok and report.rows[0].relative > 1e-4
+    assert "coarsest epsilon that f computes with inside: 0.0078" in report.notes[0]
 
 
 def test_the_reference_may_keep_to_the_dtype_of_the_arguments():
