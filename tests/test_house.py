@@ -15,6 +15,7 @@ FLOORS = (
     "__init__",
     "identities",
     "training",
+    "geometry",
     "backprop",
     "folding",
     "network",

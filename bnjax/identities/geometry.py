@@ -4,9 +4,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bnjax import geometry
 from bnjax.identities import baseline, layers, numeric, observed
 from bnjax.identities.cases import Case
 from bnjax.identities.entries import Identity, Sides, paired, recorder, sides
+from bnjax.identities.quick import quick
 
 ENTRIES: list[Identity] = []
 identity = recorder(ENTRIES)
@@ -33,6 +35,30 @@ def angles(u: Any, x: Any, delta: Any) -> Angles:
     )
 
 
+class Library(NamedTuple):
+    """What `geometry` says of one layer, with normalization and without."""
+
+    angles: geometry.Angles
+    propagated: geometry.Propagated
+    grads: Any  # NormDense
+    baseline: Any  # Dense
+
+
+@quick("eps")
+def _library(u: Any, x: Any, delta: Any, gamma: Any, *, eps: float) -> Library:
+    angles = geometry.layer_angles(u, x, delta, gamma, eps=eps)
+    # the angles are the same; without normalization there is no more to them
+    bare = angles._replace(rho=None, eps_share=None, scale=None)
+    return Library(
+        angles, geometry.propagated(angles), geometry.gradients(angles), geometry.gradients(bare)
+    )
+
+
+def library(case: Case) -> Library:
+    """Look at the case's layer u W by `geometry`."""
+    return _library(case.u, case.u @ case.W, case.y_bar, case.gamma, eps=case.eps)
+
+
 @identity(
     "G.1",
     "normalized quantities are vectors of length √B; correlations are cosines",
@@ -47,6 +73,7 @@ def _angles(case: Case) -> Sides:
     sd, x_hat = numeric.hat(case.x)
     by_library = (numeric.wide(observed.by_rule(case).y) - case.beta) / case.gamma
     found = angles(case.u, case.x, case.y_bar)
+    by_geometry = _library(case.u, case.x, case.y_bar, case.gamma, eps=case.eps).angles
     vectors = numeric.wide(np.hstack([case.u, case.x, case.y_bar]))
     corr: Any = np.corrcoef(vectors, rowvar=False)
     return sides(
@@ -57,6 +84,11 @@ def _angles(case: Case) -> Sides:
         (found.cos1, np.diag(corr[2 * n + 1 :, n + 1 : 2 * n + 1]), 1),
         (found.cos2, corr[: n + 1, n + 1 : 2 * n + 1], 1),
         (found.cos3, corr[: n + 1, 2 * n + 1 :], 1),
+        (by_geometry.cos1, found.cos1, 1),
+        (by_geometry.cos2, found.cos2, 1),
+        (by_geometry.cos3, found.cos3, 1),
+        (by_geometry.sd_delta, found.sd_delta),
+        (by_geometry.sd_u, found.sd_u),
     )
 
 
@@ -80,6 +112,7 @@ def _weight_gradient(case: Case) -> Sides:
     return sides(
         (observed.by_weights(case).W, formula, terms),
         (observed.by_weights_library(case)[1], formula, terms),
+        (library(case).grads.W, formula, terms),
     )
 
 
@@ -100,9 +133,13 @@ def _baseline_gradient(case: Case) -> Sides:
         formula.append(case.batch * shared)
     terms = baseline.sizes(case, flow)[1]
     by_rule = observed.by_baseline_library(case)[1]
+    first = flow.u[0], flow.x[0], flow.delta[0], case.gamma
+    by_geometry = _library(*first, eps=case.eps).baseline
     return sides(
         *paired([one.W for one in flow.grads], formula, terms),
         *paired([one.W for one in by_rule], formula, terms),
+        (by_geometry.W, formula[0], terms[0]),
+        (by_geometry.b, flow.grads[0].b, case.batch * baseline.sizes(case, flow)[0][0]),
     )
 
 
@@ -116,6 +153,7 @@ def _baseline_gradient(case: Case) -> Sides:
 def _scale_gradient(case: Case) -> Sides:
     at = numeric.layer(case.x, case.eps)
     found = angles(case.u, case.x, case.y_bar)
+    by_geometry = _library(case.u, case.x, case.y_bar, case.gamma, eps=case.eps).grads
     formula = case.batch * found.sd_delta * at.rho * found.cos1
     flow, (deltas, _) = observed.by_flow(case), layers.sizes(case)
     through = [
@@ -128,6 +166,8 @@ def _scale_gradient(case: Case) -> Sides:
     return sides(
         (observed.by_rule(case).gamma_bar, formula, size),
         (observed.by_plain(case).gamma_bar, formula, size),
+        (by_geometry.gamma, formula, size),
+        (by_geometry.beta, observed.by_plain(case).beta_bar, size),
         *paired([one.gamma for one in flow.grads], through, terms),
         *paired([one.gamma for one in observed.by_hand(case)[1]], through, terms),
     )
@@ -156,11 +196,17 @@ def _propagation(case: Case) -> Sides:
         *paired(flow.delta[:-1], formula, terms[:-1]),
         *paired(by_hand[:-1], formula, terms[:-1]),
     ]
+    at = numeric.layer(case.x, case.eps)
+    passed = np.sqrt((numeric.kernel(case.y_bar, at, case.gamma) ** 2).sum(0))
+    by_geometry = _library(case.u, case.x, case.y_bar, case.gamma, eps=case.eps).propagated
+    size = np.abs(case.gamma * at.r) * np.sqrt((numeric.wide(case.y_bar) ** 2).sum(0))
+    pairs.append((by_geometry.length, passed, size))
     if case.eps == 0:
         (_, delta_hat), (_, x_hat) = numeric.hat(case.y_bar), numeric.hat(case.x)
         cos1 = (delta_hat * x_hat).mean(0)
         length = ((delta_hat - cos1 * x_hat) ** 2).sum(0)
         pairs.append((length, case.batch * (1 - cos1**2), case.batch))
+        pairs.append((by_geometry.bracket**2, length, case.batch))
     return sides(*pairs)
 
 
@@ -179,6 +225,7 @@ def _stops(case: Case) -> Sides:
     amplitude = numeric.wide(case.var_bar)
     aligned = case._replace(y_bar=(case.mean_bar + amplitude * at.x_hat).astype(case.dtype))
     _, W_bar, gamma_bar, _ = observed.by_weights_library(aligned)
+    by_geometry = library(aligned).grads
     # inputs aligned with one another, hence with every x̂
     line = case.x[:, :1] * np.append(case.factor, np.float32(1)).astype(case.dtype)
     synced = case._replace(u=line, W=np.abs(case.W))
@@ -190,12 +237,11 @@ def _stops(case: Case) -> Sides:
     sd_u, sd_delta = numeric.hat(u[:, :1])[0], numeric.hat(delta[:, None])[0]
     balance = sd_u * sd_delta * numeric.cosines(u[:, :1], delta[:, None])[0]
     return sides(
-        (W_bar, zero, layers.gradient_terms(aligned, at)),
-        (np.abs(gamma_bar), case.batch * np.abs(amplitude)),
-        (
-            observed.by_weights_library(synced)[1],
-            zero,
-            layers.gradient_terms(synced, layers.layer(synced)),
+        *((one, zero, layers.gradient_terms(aligned, at)) for one in (W_bar, by_geometry.W)),
+        *((np.abs(one), case.batch * np.abs(amplitude)) for one in (gamma_bar, by_geometry.gamma)),
+        *(
+            (one, zero, layers.gradient_terms(synced, layers.layer(synced)))
+            for one in (observed.by_weights_library(synced)[1], library(synced).grads.W)
         ),
         (balance, -delta.mean() * u[:, :1].mean(0), np.abs(delta).max() * np.abs(u[:, 0]).max()),
     )

@@ -1,0 +1,75 @@
+"""The geometry of learning in sample space: why a weight learns, and why it stopped.
+
+The rooms: `vectors` (directions and lengths), `angles` (G.1–G.5 of one layer), `stopping` (G.6:
+what no longer learns), `layers` (weights, activations and outputs), `record` (all layers of a
+network), `summary` (the same in few numbers).
+"""
+
+from bnjax.geometry.angles import (
+    Angles,
+    Parts,
+    Propagated,
+    gradients,
+    layer_angles,
+    propagated,
+    weight_parts,
+)
+from bnjax.geometry.layers import (
+    SATURATED,
+    Spread,
+    WeightNorms,
+    effective_rate,
+    percentiles,
+    rank,
+    saturation,
+    spread,
+    weight_norms,
+)
+from bnjax.geometry.record import observe
+from bnjax.geometry.stopping import (
+    ALIGNED,
+    REASONS,
+    Removed,
+    Synced,
+    dead,
+    handed_to_gamma,
+    reasons,
+    removed,
+    stopped,
+    synced,
+)
+from bnjax.geometry.summary import COSINE_BINS, PERCENTILES, Summary, summarize
+
+__all__ = [
+    "ALIGNED",
+    "COSINE_BINS",
+    "PERCENTILES",
+    "REASONS",
+    "SATURATED",
+    "Angles",
+    "Parts",
+    "Propagated",
+    "Removed",
+    "Spread",
+    "Summary",
+    "Synced",
+    "WeightNorms",
+    "dead",
+    "effective_rate",
+    "gradients",
+    "handed_to_gamma",
+    "layer_angles",
+    "observe",
+    "percentiles",
+    "propagated",
+    "rank",
+    "reasons",
+    "removed",
+    "saturation",
+    "spread",
+    "stopped",
+    "summarize",
+    "synced",
+    "weight_norms",
+    "weight_parts",
+]

@@ -1,0 +1,343 @@
+"""Angles in sample space, and the gradients put together from them.
+
+(G.1)  â = (a − ⟨a⟩)/σ(a);  cos θ1 = ⟨Δ̂_i x̂_i⟩,  cos θ2 = ⟨û_j x̂_i⟩,  cos θ3 = ⟨Δ̂_i û_j⟩
+(G.2)  ∂C/∂W_ji = B γ_i r_i σ(Δ_i) σ(u_j) [cos θ3 − ρ_i² cos θ1 cos θ2]
+(G.3)  without normalization ∂C/∂W_ji = B σ(Δ_i) σ(u_j) cos θ3 + B ⟨Δ_i⟩⟨u_j⟩
+(G.4)  ∂C/∂γ_i = B σ(Δ_i) ρ_i cos θ1
+(G.5)  ∂C/∂x_i = γ_i r_i σ(Δ_i) [Δ̂_i − ρ_i cos θ1 x̂_i];  ε = 0: the bracket is √B |sin θ1| long
+(D.17) with sample weights ⟨·⟩ is the weighted mean, n stands for B and Δ/w for Δ
+
+Each vector has one entry per sample. In G.5 x̂ is BN.2's, ρ times the exactly normalized x. The
+mean is taken off before anything is multiplied: ⟨Δ u⟩ − ⟨Δ⟩⟨u⟩ loses what is asked for wherever
+inputs are far from zero.
+
+Source: S0/S1 §3; ρ and the weights are ours.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from bnjax import kernel
+from bnjax.geometry.vectors import normal
+from bnjax.moments import accumulator_dtype
+from bnjax.network import Dense, NormDense
+from bnjax.norm import check_eps, floating, per_channel
+
+
+class Angles(NamedTuple):
+    """One layer in sample space; float32, or float64 for float64 input.
+
+    A cosine of a vector without direction (σ = 0) is 0; the three masks say which those are.
+
+    Attributes:
+        count: B, or n = Σ_s w_s with sample weights, a scalar.
+        cos1: cos θ1 of Δ_i and x_i, (n_out,).
+        cos2: cos θ2 of u_j and x_i, (n_in, n_out).
+        cos3: cos θ3 of Δ_i and u_j, (n_in, n_out).
+        sin1: |sin θ1|, (n_out,): the part of Δ̂ beside x̂, exact where it is small; 1 where Δ has a
+            direction and x has none.
+        mean_delta: ⟨Δ_i⟩, (n_out,).
+        mean_u: ⟨u_j⟩, (n_in,).
+        sd_delta: σ(Δ_i), (n_out,).
+        sd_u: σ(u_j), (n_in,).
+        sd_x: σ(x_i), (n_out,).
+        delta_varies: Whether σ(Δ_i) > 0, (n_out,) bool.
+        u_varies: Whether σ(u_j) > 0, (n_in,) bool.
+        x_varies: Whether σ(x_i) > 0, (n_out,) bool.
+        rho: ρ_i = σ(x_i) r_i, (n_out,); None without normalization, like the two below.
+        eps_share: 1 − ρ_i² = ε/(σ² + ε), (n_out,): how far ε matters; 0 where σ² + ε = 0.
+        scale: γ_i r_i, (n_out,).
+    """
+
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    cos1: Array
+    cos2: Array
+    cos3: Array
+    sin1: Array
+    mean_delta: Array
+    mean_u: Array
+    sd_delta: Array
+    sd_u: Array
+    sd_x: Array
+    delta_varies: Array
+    u_varies: Array
+    x_varies: Array
+    rho: Array | None
+    eps_share: Array | None
+    scale: Array | None
+
+
+class Parts(NamedTuple):
+    """∂C/∂W = amplitude · bracket + means, each (n_in, n_out) (G.2, G.3).
+
+    Attributes:
+        amplitude: B γ_i r_i σ(Δ_i) σ(u_j), with 1 for γ r without normalization.
+        bracket: cos θ3 − ρ_i² cos θ1 cos θ2; cos θ3 alone without normalization.
+        means: B ⟨Δ_i⟩⟨u_j⟩; None with normalization, which removes it.
+    """
+
+    amplitude: Array
+    bracket: Array
+    means: Array | None
+
+
+class Propagated(NamedTuple):
+    """How long the error is that a neuron hands to the layer below, each (n_out,) (G.5).
+
+    Attributes:
+        bracket: |Δ̂ − ρ cos θ1 x̂|, from 0 to √B; √B without normalization.
+        length: |∂C/∂x_i| = |γ r| σ(Δ) · bracket; |Δ_i| without normalization.
+    """
+
+    bracket: Array
+    length: Array
+
+
+def layer_angles(
+    u: ArrayLike,
+    x: ArrayLike,
+    delta: ArrayLike,
+    gamma: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+    norm: bool = True,
+    where: Array | None = None,
+) -> Angles:
+    """Measure a layer's vectors in sample space, and the angles between them (G.1).
+
+    Args:
+        u: The layer's input, (B, n_in), B ≥ 2. With two samples all vectors lie on one line.
+        x: u W, (B, n_out); what is added to all samples alike, as a bias is, changes nothing.
+        delta: Δ = ∂C/∂y, (B, n_out).
+        gamma: γ, (n_out,). None stands for 1.
+        eps: ε ≥ 0 of the normalization.
+        norm: Whether the layer is normalized. The angles are the same; False leaves out what only
+            normalization has, and `gamma` and `eps` with it.
+        where: None, or w, (B,): the mask or weights ≥ 0 that Δ was computed with, so that Δ is 0
+            where w is. What u and x hold there influences nothing.
+
+    Returns:
+        The `Angles`.
+
+    Raises:
+        TypeError: An array is not floating.
+        ValueError: The shapes do not fit, or eps is out of its range.
+
+    Example:
+        >>> u = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
+        >>> x = u @ jnp.array([[3.0], [4.0]])
+        >>> angles = layer_angles(u, x, u[:, :1], eps=0.0)
+        >>> for cosines in (angles.cos1, angles.cos2[:, 0], angles.cos3[:, 0]):
+        ...     print([round(float(cosine), 4) for cosine in cosines])
+        [0.6]
+        [0.6, 0.8]
+        [1.0, 0.0]
+    """
+    arrays = _checked(u, x, delta, gamma, eps, where)
+    return _measure(*arrays, eps=eps, norm=norm)
+
+
+# one program for whoever calls it eagerly: measuring takes some hundred operations
+@partial(jax.jit, static_argnames=("eps", "norm"))
+def _measure(
+    u: Array,
+    x: Array,
+    delta: Array,
+    gamma: Array | None,
+    w: Array | None,
+    *,
+    eps: float,
+    norm: bool,
+) -> Angles:
+    if w is not None:
+        delta = jnp.where(w > 0, delta / jnp.where(w > 0, w, 1), 0)  # D.17
+    mean, sd, hat = normal(jnp.concatenate([u, x, delta], axis=1), w)
+    n_in, n_out = u.shape[1], x.shape[1]
+    ends = [n_in, n_in + n_out]
+    mean_u, _, mean_delta = jnp.split(mean, ends)
+    sd_u, sd_x, sd_delta = jnp.split(sd, ends)
+    u_hat, x_hat, delta_hat = jnp.split(hat, ends, axis=1)
+    count = jnp.asarray(u.shape[0], u.dtype) if w is None else jnp.sum(w)
+    share = 1 / count if w is None else w / jnp.where(count > 0, count, 1)
+    cos1 = jnp.sum(share * delta_hat * x_hat, 0)
+    beside = delta_hat - cos1[None] * x_hat
+    # full precision: a GPU or TPU would round the vectors to some three digits
+    cosines = jnp.matmul((share * u_hat).T, hat[:, n_in:], precision=lax.Precision.HIGHEST)
+    # rounding may leave a cosine of 1 + 1e-16, which has no angle
+    cos1, cosines = (jnp.clip(c, -1, 1) for c in (cos1, cosines))
+    rho = eps_share = scale = None
+    if norm:
+        inv_std = kernel.inverse_std(sd_x**2, eps)
+        rho, eps_share = sd_x * inv_std, eps * inv_std**2
+        scale = inv_std if gamma is None else gamma * inv_std
+    return Angles(
+        count=count,
+        cos1=cos1,
+        cos2=cosines[:, :n_out],
+        cos3=cosines[:, n_out:],
+        sin1=jnp.sqrt(jnp.sum(share * beside**2, 0)),
+        mean_delta=mean_delta,
+        mean_u=mean_u,
+        sd_delta=sd_delta,
+        sd_u=sd_u,
+        sd_x=sd_x,
+        delta_varies=sd_delta > 0,
+        u_varies=sd_u > 0,
+        x_varies=sd_x > 0,
+        rho=rho,
+        eps_share=eps_share,
+        scale=scale,
+    )
+
+
+def weight_parts(angles: Angles) -> Parts:
+    """Take the weights' gradient apart: amplitude, bracket and means (G.2, G.3).
+
+    Args:
+        angles: As `layer_angles` gives them.
+
+    Returns:
+        The `Parts`: ∂C/∂W is amplitude · bracket, plus means without normalization.
+
+    Example:
+        >>> u = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
+        >>> x = u @ jnp.array([[3.0], [4.0]])
+        >>> amplitude, bracket, means = weight_parts(layer_angles(u, x, u[:, :1], eps=0.0))
+        >>> for j in range(2):
+        ...     print(f"{amplitude[j, 0]:.3f} · {bracket[j, 0]:.3f}")
+        0.800 · 0.640
+        0.800 · -0.480
+    """
+    amplitude = angles.count * angles.sd_u[:, None] * angles.sd_delta[None]
+    if angles.rho is None or angles.scale is None:
+        means = angles.count * angles.mean_u[:, None] * angles.mean_delta[None]
+        return Parts(amplitude, angles.cos3, means)  # G.3
+    bracket = angles.cos3 - (angles.rho**2 * angles.cos1)[None] * angles.cos2
+    return Parts(angles.scale[None] * amplitude, bracket, None)  # G.2
+
+
+def gradients(angles: Angles) -> Dense | NormDense:
+    """Put the layer's gradient together from its angles (G.2–G.4).
+
+    Args:
+        angles: As `layer_angles` gives them.
+
+    Returns:
+        ∂C/∂(that) as `NormDense`(W, gamma, beta), or `Dense`(W, b) without normalization: what
+        `jax.grad` gives.
+
+    Example:
+        >>> u = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
+        >>> x = u @ jnp.array([[3.0], [4.0]])
+        >>> W_bar, gamma_bar, beta_bar = gradients(layer_angles(u, x, u[:, :1], eps=0.0))
+        >>> print(f"{W_bar[0, 0]:.3f} {W_bar[1, 0]:.3f} {gamma_bar[0]:.3f} {beta_bar[0]:.3f}")
+        0.512 -0.384 2.400 0.000
+    """
+    amplitude, bracket, means = weight_parts(angles)
+    W_bar = amplitude * bracket
+    ones = angles.count * angles.mean_delta  # Σ_s Δ_s: BL.5, D.5
+    if angles.rho is None:
+        return Dense(W_bar if means is None else W_bar + means, ones)
+    return NormDense(W_bar, gamma_gradient(angles), ones)
+
+
+def gamma_gradient(angles: Angles) -> Array:
+    """Form ∂C/∂γ of a normalized layer, (n_out,) (G.4)."""
+    rho, *_ = of_normalization(angles)
+    return angles.count * angles.sd_delta * rho * angles.cos1
+
+
+def propagated(angles: Angles) -> Propagated:
+    """Tell how much of each neuron's error passes on to the layer below (G.5).
+
+    Args:
+        angles: As `layer_angles` gives them.
+
+    Returns:
+        The `Propagated`. An error along x̂ does not pass, one at a right angle to it passes whole.
+
+    Example:
+        >>> u = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
+        >>> delta = u @ jnp.array([[1.0], [2.0]])
+        >>> bracket, length = propagated(layer_angles(u, u[:, :1], delta, eps=0.0))
+        >>> print(f"{bracket[0] ** 2:.3f} {length[0] ** 2:.3f}")
+        3.200 16.000
+    """
+    root = jnp.sqrt(angles.count)
+    if angles.scale is None:
+        bracket = root * jnp.where(angles.delta_varies, 1, 0)
+        return Propagated(bracket, root * jnp.hypot(angles.sd_delta, angles.mean_delta))
+    bracket = root * left_of_error(angles)
+    return Propagated(bracket, jnp.abs(angles.scale) * angles.sd_delta * bracket)
+
+
+def left_of_error(angles: Angles) -> Array:
+    """Form |Δ̂ − ρ cos θ1 x̂|/√B of a normalized layer, (n_out,): |sin θ1| at ε = 0."""
+    _, eps_share, _ = of_normalization(angles)
+    return jnp.sqrt(angles.sin1**2 + (eps_share * angles.cos1) ** 2)
+
+
+def left_of_inputs(angles: Angles) -> Array:
+    """Form |û − ρ cos θ2 x̂|/√B of a normalized layer, (n_in, n_out): |sin θ2| at ε = 0."""
+    _, eps_share, _ = of_normalization(angles)
+    sin2_squared = (1 - angles.cos2) * (1 + angles.cos2)
+    return jnp.sqrt(sin2_squared + (eps_share[None] * angles.cos2) ** 2)
+
+
+def of_normalization(angles: Angles) -> tuple[Array, Array, Array]:
+    """Hand out ρ, 1 − ρ² and γ r; refuse a layer that has none."""
+    if angles.rho is None or angles.eps_share is None or angles.scale is None:
+        raise ValueError(
+            "geometry: `angles` must be those of a normalized layer, where x̂ stops learning; got "
+            "those of a layer without normalization (norm=False). Leave this reading out there."
+        )
+    return angles.rho, angles.eps_share, angles.scale
+
+
+def _checked(
+    u: ArrayLike,
+    x: ArrayLike,
+    delta: ArrayLike,
+    gamma: ArrayLike | None,
+    eps: float,
+    where: Array | None,
+) -> tuple[Array, Array, Array, Array | None, Array | None]:
+    """Refuse what does not fit; hand the rest on in one dtype, w as (B, 1)."""
+    arrays = {
+        name: floating("layer_angles", name, value)
+        for name, value in (("u", u), ("x", x), ("delta", delta))
+    }
+    batch = arrays["u"].shape[:1]
+    for name, array in arrays.items():
+        if array.ndim != 2 or array.shape[:1] != batch:
+            raise ValueError(
+                "layer_angles: `u`, `x` and `delta` must have two axes, the same samples first; "
+                f"got `{name}` with shape {array.shape} beside `u` with {arrays['u'].shape}."
+            )
+    if arrays["delta"].shape != arrays["x"].shape:
+        raise ValueError(
+            f"layer_angles: `delta` must have the shape of `x`, {arrays['x'].shape}; got "
+            f"{arrays['delta'].shape}."
+        )
+    if batch[0] < 2:
+        raise ValueError(
+            f"layer_angles: `u` must hold at least two samples; got {batch[0]}: a single one has "
+            "no direction in sample space. Pass a larger batch."
+        )
+    check_eps("layer_angles", eps)
+    if where is not None and where.shape != batch:
+        raise ValueError(
+            f"layer_angles: `where` must have shape {batch}, one weight per sample; got "
+            f"{where.shape}."
+        )
+    if gamma is not None:
+        gamma = per_channel("layer_angles", "gamma", gamma, arrays["x"], (1,)).reshape(-1)
+    dtype = accumulator_dtype(jnp.result_type(*arrays.values()))
+    u, x, delta = (array.astype(dtype) for array in arrays.values())
+    gamma = None if gamma is None else gamma.astype(dtype)
+    return u, x, delta, gamma, None if where is None else where.astype(dtype)[:, None]

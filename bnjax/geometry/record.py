@@ -1,0 +1,52 @@
+"""A whole network looked at on one batch.
+
+(G.1)  cos θ1, cos θ2, cos θ3 of every layer
+
+Source: S0/S1 §3.
+"""
+
+from jax import Array
+
+from bnjax import backprop
+from bnjax.geometry.angles import Angles, layer_angles
+from bnjax.network import Network, NormDense, Params
+
+
+def observe(
+    net: Network, params: Params, x: Array, targets: Array, *, where: Array | None = None
+) -> tuple[Angles, ...]:
+    """Measure every layer's angles on one batch, from the hand-derived intermediates (G.1).
+
+    Args:
+        net: The network, normalized or baseline.
+        params: As `network.init` gives them.
+        x: Inputs, (B, n_in), B ≥ 2.
+        targets: φ, (B, n_out).
+        where: None, or w, (B,): a mask or weights ≥ 0, one per sample.
+
+    Returns:
+        One `Angles` per layer, first to last.
+
+    Raises:
+        TypeError: x, params or where has a dtype that cannot be normalized.
+        ValueError: An argument does not fit the network.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from bnjax import Dense
+        >>> net = Network((2, 1), norm=False, cost="squared_error")
+        >>> u = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
+        >>> params = (Dense(jnp.ones((2, 1)), jnp.zeros(1)),)
+        >>> (angles,) = jax.jit(lambda *args: observe(net, *args))(params, u, u[:, 1:])
+        >>> print(angles.cos3[:, 0], angles.mean_u, angles.rho)
+        [1. 0.] [0. 1.] None
+    """
+    found = []
+    layers = backprop.intermediates(net, params, x, targets, where=where)
+    for layer, p in zip(layers, params, strict=True):
+        if layer.x is None or not isinstance(p, NormDense):
+            found.append(layer_angles(layer.u, layer.y, layer.delta, norm=False, where=where))
+        else:
+            arrays = layer.u, layer.x, layer.delta, p.gamma
+            found.append(layer_angles(*arrays, eps=net.eps, where=where))
+    return tuple(found)
