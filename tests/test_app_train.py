@@ -50,7 +50,8 @@ def test_json_prints_one_object_on_stdout_and_progress_goes_to_stderr(finished):
 
 def test_the_run_folder_holds_what_it_should(finished):
     folder, _ = finished
-    names = {"config.json", "metrics.jsonl", "curves.png", "inputs.png", "folded.npz"}
+    names = {"config.json", "summary.json", "metrics.jsonl", "folded.npz"}
+    names |= {"curves.png", "inputs.png"}
     assert {file.name for file in folder.iterdir()} == names | {
         "params_baseline.npz",
         "params_bn.npz",

@@ -1,13 +1,15 @@
 """Data ready for training: encoded targets, a held-out test set, scaled features."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from bnjax.app.errors import UserError, nearest
-from bnjax.app.readers import Floats, Raw, read
+from bnjax.app.readers import EMBEDDED, Floats, Raw, read
 from bnjax.costs import COSTS
 
 SCALES = ("auto", "standard", "range", "none")
@@ -93,11 +95,8 @@ def load(
     )
     if raw.test is not None:
         x_train, targets_train, (x_test, y_test) = raw.x, targets, raw.test
-        if regression:
-            targets_test = _regression_test(source, y_test, targets.shape[1])
-        else:
-            codes_test = _test_codes(source, y_test, classes, cost)
-            targets_test = _targets(codes_test, len(classes), cost)
+        field = f"{source}, {'targets' if regression else 'labels'} of the test set"
+        targets_test = encode_known(field, y_test, classes, cost, targets.shape[1])
         split = "the test set that came with the data"
     else:
         train, test = _split(source, raw, classes, codes, test_fraction, seed)
@@ -119,6 +118,20 @@ def load(
         center,
         spread,
     )
+
+
+def absolute(source: str) -> str:
+    """Name `source` so that it is found from another folder, too."""
+    return source if source in EMBEDDED else str(Path(source).absolute())
+
+
+def digest(data: Data) -> str:
+    """Compute SHA-256 of all that is trained and tested on, the split and the scaling too."""
+    found = hashlib.sha256("\0".join(data.classes).encode())
+    for array in (data.x_train, data.targets_train, data.x_test, data.targets_test):
+        found.update(f"{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
 def _place(source: str, raw: Raw, row: int | np.integer) -> str:
@@ -167,14 +180,40 @@ def _encode(source: str, raw: Raw, cost: str) -> tuple[tuple[str, ...], np.ndarr
     return tuple(names[i] for i in order), np.argsort(order)[codes]
 
 
-def _test_codes(source: str, y_test: np.ndarray, classes: tuple[str, ...], cost: str) -> np.ndarray:
-    """Return the codes of a test set that came with the data."""
-    field = f"{source}, labels of the test set"
+def encode_known(
+    field: str, y: np.ndarray, classes: tuple[str, ...], cost: str, n_out: int
+) -> Floats:
+    """Encode labels of samples that are not the training set's, for `cost`.
 
+    Args:
+        field: what messages call them.
+        y: as read, (N,) or (N, k).
+        classes: the training set's; empty for regression.
+        cost: as in `load`.
+        n_out: the number of outputs.
+
+    Returns:
+        Targets, (N, n_out).
+
+    Raises:
+        UserError: a label is none of `classes`; or targets are no numbers, or of another width.
+    """
+    if classes:
+        return _targets(_known_codes(field, y, classes, cost), len(classes), cost)
+    columns = math.prod(y.shape[1:])
+    if y.dtype.kind not in "iuf" or columns != n_out:
+        raise UserError(
+            f"{field}: expected numbers in {n_out} column(s) like the training set's, got dtype "
+            f"{y.dtype} in {columns}; store both alike"
+        )
+    return y.reshape(len(y), -1).astype(np.float64)
+
+
+def _known_codes(field: str, y: np.ndarray, classes: tuple[str, ...], cost: str) -> np.ndarray:
     def place(row: int | np.integer) -> str:
         return f"{field}, sample {row} (counted from 0)"
 
-    labels = [str(label) for label in _labels(y_test, field, place, cost)]
+    labels = [str(label) for label in _labels(y, field, place, cost)]
     codes = {name: code for code, name in enumerate(classes)}
     for row, label in enumerate(labels):
         if label not in codes:
@@ -183,17 +222,6 @@ def _test_codes(source: str, y_test: np.ndarray, classes: tuple[str, ...], cost:
                 f"{nearest(label, classes)}"
             )
     return np.array([codes[label] for label in labels])
-
-
-def _regression_test(source: str, y_test: np.ndarray, n_out: int) -> Floats:
-    """Return the targets of a test set that came with the data."""
-    columns = math.prod(y_test.shape[1:])
-    if y_test.dtype.kind not in "iuf" or columns != n_out:
-        raise UserError(
-            f"{source}, targets of the test set: expected numbers in {n_out} column(s) like the "
-            f"training set's, got dtype {y_test.dtype} in {columns}; store both alike"
-        )
-    return y_test.reshape(len(y_test), -1).astype(np.float64)
 
 
 def _targets(codes: np.ndarray, n_classes: int, cost: str) -> Floats:

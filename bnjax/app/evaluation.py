@@ -122,7 +122,7 @@ def fold(
     y = network.bn_apply(net, params, state, x_test, train=False)[0]
     y_folded = network.apply(baseline, folded, x_test)
     apart = jnp.abs(y - y_folded) / jnp.maximum(jnp.max(jnp.abs(y)), jnp.finfo(y.dtype).tiny)
-    differs = _class(y) != _class(y_folded) if classify else jnp.any(apart > _ALIKE, axis=1)
+    differs = decide(y) != decide(y_folded) if classify else jnp.any(apart > _ALIKE, axis=1)
     return folded, int(jnp.sum(differs)), float(jnp.max(apart))
 
 
@@ -131,9 +131,9 @@ def _judge(net: Network, y: Array, targets: Array, classify: bool) -> tuple[Arra
     if not classify:
         return cost, jnp.nan * cost
     # targets are 0 and 1: above 1/2 is logit 0's other side
-    return cost, jnp.mean(_class(y) == _class(targets - 0.5))
+    return cost, jnp.mean(decide(y) == decide(targets - 0.5))
 
 
-def _class(y: Array) -> Array:
-    """Tell the class: the largest logit's, or a single logit's sign."""
+def decide(y: Array) -> Array:
+    """Tell the class of logits, (B, n): the largest one's, or whether a single one is above 0."""
     return y[:, 0] > 0 if y.shape[1] == 1 else jnp.argmax(y, axis=1)

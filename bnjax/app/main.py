@@ -29,13 +29,14 @@ def run(arguments: Sequence[str]) -> int:
 
     Returns:
         The exit code: 0; 1 where `verify` finds an equation that falls short; 2 for what the user
-        can mend; 130 after Ctrl-C.
+        can mend; 3 where training diverged; 130 after Ctrl-C.
     """
     if list(arguments) == ["--version"]:
         print(f"bnjax {bnjax.__version__}")
         return 0
     try:
-        from bnjax.app.options import Train, Verify
+        from bnjax.app.options import Predict, Train, Verify
+        from bnjax.app.predict import predict
         from bnjax.app.train import train
         from bnjax.app.verify import verify
     except ModuleNotFoundError as missing:
@@ -44,9 +45,13 @@ def run(arguments: Sequence[str]) -> int:
             "pip install 'bnjax[cli]'"
         )
     try:
-        command = _parse(arguments or ["--help"], {"train": Train, "verify": Verify})
+        command = _parse(
+            arguments or ["--help"], {"train": Train, "predict": Predict, "verify": Verify}
+        )
         if isinstance(command, Train):
-            return train(command)
+            return train(command, given=_given(arguments))
+        if isinstance(command, Predict):
+            return predict(command)
         return verify(command) if isinstance(command, Verify) else command
     except UserError as error:
         return _complain(str(error))
@@ -57,6 +62,12 @@ def run(arguments: Sequence[str]) -> int:
         # whoever read our output has gone; a second failure at exit would print a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _given(arguments: Sequence[str]) -> frozenset[str]:
+    """Name the options that are spelt out, as --batch-size."""
+    options = (each.split("=")[0] for each in arguments if each.startswith("--"))
+    return frozenset(option.replace("_", "-") for option in options)
 
 
 def _complain(message: str) -> int:

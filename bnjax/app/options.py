@@ -15,6 +15,7 @@ KINDS = ("ema", "cumulative", "precise")
 NETWORKS = ("both", "baseline", "bn")
 OPTIMIZERS = ("sgd", "momentum", "adam")
 DTYPES = ("both", "float64", "float32")
+ON_DIVERGENCE = ("stop", "continue")
 SCALES = ("auto", "standard", "range", "none")
 
 
@@ -76,6 +77,15 @@ class Train:
     """Folder for the run; runs/<time> by default."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Use the folder even if it holds an earlier run, which is lost."""
+    resume: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
+    """Go on with the run in this folder, with its own options, as if it had never stopped. Only
+    --json and a larger --epochs may stand beside it."""
+    checkpoint_every: int = 20
+    """Epochs between checkpoints; 0 for none."""
+    keep: int = 3
+    """Newest checkpoints that are kept."""
+    on_divergence: Annotated[str, _choice(ON_DIVERGENCE)] = "stop"
+    """What to do when a cost becomes NaN or infinite: stop with exit code 3, or continue."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the summary as one JSON object."""
 
@@ -93,9 +103,11 @@ class Train:
             ("statistics", KINDS),
             ("optimizer", OPTIMIZERS),
             ("gradient", GRADIENTS),
+            ("on_divergence", ON_DIVERGENCE),
         ):
             name = getattr(self, option)
             if name not in valid:
+                option = option.replace("_", "-")
                 raise UserError(f"--{option}: unknown name {name!r}: {nearest(name, valid)}")
         _check_number("--test-fraction", self.test_fraction, above=0, below=1)
         for size in self.hidden:
@@ -116,6 +128,8 @@ class Train:
                 "--norm-output: the baseline normalizes nothing; use --network bn or both"
             )
         _check_number("--epochs", self.epochs, least=1)
+        _check_number("--checkpoint-every", self.checkpoint_every, least=0)
+        _check_number("--keep", self.keep, least=1)
         _check_number("--seed", self.seed, least=0, below=2**32)
 
     def resolved_learning_rate(self) -> float:
@@ -125,6 +139,30 @@ class Train:
         if (self.data, self.optimizer) == ("digits", "sgd"):
             return 1.5
         return {"sgd": 0.5, "momentum": 0.05, "adam": 0.001}[self.optimizer]
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict new data with a network of a run that has ended.
+
+    Example: bnjax predict runs/iris new.csv --out predictions.csv
+    """
+
+    run: tyro.conf.Positional[str]
+    """The run's folder."""
+    file: tyro.conf.Positional[str]
+    """An npz with an array x, a CSV, or a file of images in MNIST's IDX format. Labels, where there
+    are any, are held against the predictions: y, a CSV's last column, the labels' file beside."""
+    label: str | None = None
+    """The CSV's label column."""
+    network: Annotated[str | None, tyro.conf.arg(metavar="bn|baseline")] = None
+    """Which network predicts; bn where the run has it."""
+    out: str | None = None
+    """The CSV to write; predictions.csv in the run's folder by default."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write --out even if it exists."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print what was found as one JSON object."""
 
 
 @dataclass(frozen=True)

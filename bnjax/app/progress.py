@@ -8,6 +8,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 _LINES = 10  # plain lines per network over a whole run
 
 
+def say(message: str) -> None:
+    """Print a line on stderr."""
+    Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
+
+
 class TrainingProgress:
     """One line per network: epoch, cost, test accuracy, samples per second, time left."""
 

@@ -1,11 +1,62 @@
-"""The summary of a run, for a person."""
+"""The summary of a run: gathered, and shown to a person."""
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from bnjax.app.runs import device_name
+from bnjax.app.sessions import Session
 from bnjax.network import NormDense
+
+TARGET_ACCURACY = 0.95
+
+
+def gather(session: Session) -> dict[str, Any]:
+    """Gather what the run showed, ready for JSON."""
+    options, data = session.options, session.data
+    networks = {}
+    for name, run in session.runs.items():
+        if not run.metrics:
+            continue
+        accuracies = [line["test_accuracy"] for line in run.metrics]
+        test_costs = [line["test_cost"] for line in run.metrics]
+        reached = [
+            line["step"]
+            for line in run.metrics
+            if data.classes and line["test_accuracy"] >= TARGET_ACCURACY
+        ]
+        networks[name] = {
+            "final_test_accuracy": accuracies[-1],
+            "best_test_accuracy": max(accuracies) if data.classes else None,
+            "steps_to_95": reached[0] if reached else None,
+            "final_test_cost": test_costs[-1],
+            "best_test_cost": float(np.nanmin(test_costs))
+            if np.isfinite(test_costs).any()
+            else None,
+            "samples_per_second": len(data.x_train) * len(run.metrics) / run.seconds,
+            "steps": run.metrics[-1]["step"],
+        }
+    return {
+        "data": {
+            "name": data.name,
+            "train_samples": len(data.x_train),
+            "test_samples": len(data.x_test),
+            "features": data.n_in,
+            "classes": list(data.classes),
+            "split": data.split,
+            "scaling": data.scaling,
+        },
+        "options": dataclasses.asdict(options),
+        "learning_rate": options.resolved_learning_rate(),
+        "batch_size": session.batch_size,
+        "networks": networks,
+        "gradient_difference": session.checks,
+        "diverged": {name: found._asdict() for name, found in session.diverged.items()},
+        "device": device_name(),
+    }
 
 
 def show(summary: dict[str, Any]) -> None:

@@ -1,120 +1,106 @@
 """`bnjax train`: the baseline and the normalized network on the same data, side by side."""
 
+import contextlib
 import dataclasses
-import json
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
 
-from bnjax import network, training
+from bnjax import training
+from bnjax.app import (
+    checkpoints,
+    divergence,
+    evaluation,
+    gradients,
+    inputs,
+    results,
+    resuming,
+    sessions,
+)
 from bnjax.app import data as datasets
-from bnjax.app import evaluation, gradients, plots, summaries
 from bnjax.app.data import Data
 from bnjax.app.errors import UserError
 from bnjax.app.options import Train
-from bnjax.app.progress import TrainingProgress
-from bnjax.app.runs import RunFolder, device_name, finite
-from bnjax.network import Network, State
-from bnjax.training import TrainState
+from bnjax.app.progress import TrainingProgress, say
+from bnjax.app.runs import RunFolder
+from bnjax.app.sessions import Run, Session
+from bnjax.app.signals import ctrl_c
+from bnjax.network import Network
 
-TARGET_ACCURACY = 0.95
 _PROBE = 1000  # samples on which the inputs of the last hidden layer are looked at
 
 
-@dataclass
-class Run:
-    """One network in training, and what has been seen of it."""
-
-    net: Network
-    train_state: TrainState
-    epoch: jax.stages.Wrapped
-    evaluate: evaluation.Evaluate
-    percentiles: Callable[[TrainState], Array] | None
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    inputs: list[np.ndarray] = field(default_factory=list)  # (3, n) per epoch, the first before
-    seconds: float = 0.0
-
-
-def train(options: Train) -> int:
+def train(options: Train, *, given: frozenset[str] = frozenset()) -> int:
     """Train as the options say; write the run folder; print the summary.
 
+    Args:
+        options: The options.
+        given: The names of those that were spelt out, as --epochs.
+
     Returns:
-        The exit code: 0, or 130 after Ctrl-C.
+        The exit code: 0, 3 where a network diverged and the run stopped for it, or 130 after
+        Ctrl-C.
 
     Raises:
-        UserError: Options or data do not fit; nothing has been trained then.
+        UserError: Options or data do not fit, and nothing has been trained; or the folder cannot
+            be written, and what stands in it is whole.
     """
     began = time.perf_counter()
-    options.check()
-    data = datasets.load(
-        options.data,
-        cost=options.cost,
-        label=options.label,
-        test_fraction=options.test_fraction,
-        seed=options.seed,
-        scale=options.scale,
-    )
-    samples = len(data.x_train)
-    batch_size = samples if options.batch_size == "full" else options.batch_size
-    if batch_size > samples:
-        raise UserError(
-            f"--batch-size: expected at most {samples}, the size of the training set, got "
-            f"{batch_size}; use a smaller batch, or full"
-        )
-    folder = RunFolder(options.out, overwrite=options.overwrite)
-    folder.write_config(
-        dataclasses.asdict(options),
-        {"learning_rate": options.resolved_learning_rate(), "batch_size": batch_size},
-    )
-    with _ctrl_c() as asked_to_stop:
-        runs = _start(options, data)
-        checks = _train(options, data, batch_size, runs, folder, asked_to_stop)
-    folder.close()
-    measured = _leave_networks(options, data, batch_size, runs, folder)
-    epochs_done = min(len(run.metrics) for run in runs.values())
-    if epochs_done:
-        plots.curves(
-            folder.path / "curves.png",
-            {name: run.metrics for name, run in runs.items()},
-            data=data.name,
+    old = None if options.resume is None else resuming.reopen(options, given)
+    with contextlib.ExitStack() as stack:
+        if old is not None:
+            stack.callback(old.folder.close)
+            options = old.options
+            if old.finished:
+                say(
+                    f"the run in {old.folder.path} is finished: {options.epochs} epochs; more "
+                    f"with --epochs, predictions with bnjax predict {old.folder.path} FILE"
+                )
+                return 0
+        options.check()
+        if options.checkpoint_every:
+            checkpoints.require()
+        data = datasets.load(
+            options.data,
             cost=options.cost,
+            label=options.label,
+            test_fraction=options.test_fraction,
+            seed=options.seed,
+            scale=options.scale,
         )
-    if epochs_done and options.hidden:
-        plots.inputs(
-            folder.path / "inputs.png",
-            {name: np.stack(run.inputs) for name, run in runs.items()},
-            steps_per_epoch=-(-samples // batch_size),
-            activation=options.activation,
-        )
-    summary = _summary(options, data, batch_size, runs, checks)
-    for name, figures in summary["networks"].items():
-        figures |= measured.get(name, {})
-    summary["interrupted"] = bool(asked_to_stop) and epochs_done < options.epochs
-    summary["seconds"] = time.perf_counter() - began
-    summary["out"] = str(folder.path)
-    if options.json:
-        print(json.dumps(finite(summary), allow_nan=False))
-    else:
-        summaries.show(summary)
-    if summary["interrupted"]:
-        TrainingProgress((), 0).say(
-            f"interrupted after epoch {epochs_done} of {options.epochs}: what has been learnt is "
-            f"in {folder.path}"
-        )
-        return 130
-    return 0
+        samples = len(data.x_train)
+        batch_size = samples if options.batch_size == "full" else options.batch_size
+        if batch_size > samples:
+            raise UserError(
+                f"--batch-size: expected at most {samples}, the size of the training set, got "
+                f"{batch_size}; use a smaller batch, or full"
+            )
+        resolved = {
+            "learning_rate": options.resolved_learning_rate(),
+            "batch_size": batch_size,
+            "data": datasets.absolute(options.data),
+            "digest": datasets.digest(data),
+        }
+        if old is None:
+            folder = RunFolder.create(options.out, overwrite=options.overwrite)
+            stack.callback(folder.close)
+            folder.write_config(dataclasses.asdict(options), resolved)
+        else:
+            folder = old.folder
+            resuming.check(old, resolved)
+        session = _start(options, data, batch_size, folder)
+        with ctrl_c() as asked_to_stop:
+            if old is not None:
+                sessions.take_up(session)
+            _train(session, asked_to_stop)
+        return results.leave(session, began, interrupted=bool(asked_to_stop))
 
 
-def _start(options: Train, data: Data) -> dict[str, Run]:
+def _start(options: Train, data: Data, batch_size: int, folder: RunFolder) -> Session:
     """Build the networks: the same weights for both, as they share sizes and key."""
     optimizer = _optimizer(options.optimizer, options.resolved_learning_rate())
     names = ("baseline", "bn") if options.network == "both" else (options.network,)
@@ -136,9 +122,12 @@ def _start(options: Train, data: Data) -> dict[str, Run]:
             start,
             training.make_epoch(net, optimizer, gradient=options.gradient),
             evaluation.make_evaluate(net, classify=bool(data.classes)),
-            _make_percentiles(net, jnp.asarray(data.x_train[:_PROBE])) if options.hidden else None,
+            inputs.make_percentiles(net, jnp.asarray(data.x_train[:_PROBE]))
+            if options.hidden
+            else None,
         )
-    return runs
+    key = jax.random.fold_in(jax.random.key(options.seed), 1)  # not the weights' key
+    return Session(options, data, batch_size, folder, optimizer, runs, key)
 
 
 def _optimizer(name: str, learning_rate: float) -> optax.GradientTransformation:
@@ -151,23 +140,18 @@ def _optimizer(name: str, learning_rate: float) -> optax.GradientTransformation:
             return optax.adam(learning_rate)
 
 
-def _train(
-    options: Train,
-    data: Data,
-    batch_size: int,
-    runs: dict[str, Run],
-    folder: RunFolder,
-    asked_to_stop: list[int],
-) -> dict[str, gradients.Differences]:
-    """Train all networks epoch by epoch; hand out the gradient comparisons."""
+def _train(session: Session, asked_to_stop: list[int]) -> None:
+    """Train all networks epoch by epoch, from where the session stands."""
+    options, data, runs, folder = session.options, session.data, session.runs, session.folder
     arrays = data.x_train, data.targets_train, data.x_test, data.targets_test
     x, targets, x_test, targets_test = (jnp.asarray(array) for array in arrays)
     samples = x.shape[0]
-    key = jax.random.fold_in(jax.random.key(options.seed), 1)  # not the weights' key
     deal = jax.jit(
-        lambda epoch: training.shuffle(jax.random.fold_in(key, epoch), samples, batch_size)
+        lambda epoch: training.shuffle(
+            jax.random.fold_in(session.key, epoch), samples, session.batch_size
+        )
     )
-    order = deal(0)
+    order = deal(session.epoch)
     epochs = {  # compiled ahead, so that speed is measured without it
         name: run.epoch.lower(run.train_state, order, x, targets).compile()
         for name, run in runs.items()
@@ -176,27 +160,27 @@ def _train(
     if "bn" in runs and any(runs["bn"].net.normalized):
         compare = gradients.make_comparison(runs["bn"].net)
     at = {(options.epochs + 1) // 2: "middle", 1: "start"}
-    checks: dict[str, gradients.Differences] = {}
 
     def check(moment: str, indices: np.ndarray) -> None:
         if compare is not None:
             batch = data.x_train[indices], data.targets_train[indices], indices >= 0
-            checks[moment] = compare(runs["bn"].train_state, *batch)
+            session.checks[moment] = compare(runs["bn"].train_state, *batch)
 
     for run in runs.values():
-        if run.percentiles is not None:
+        if run.percentiles is not None and not run.inputs:
             run.inputs.append(np.asarray(run.percentiles(run.train_state)))
     with TrainingProgress(tuple(runs), options.epochs) as progress:
-        for epoch in range(1, options.epochs + 1):
+        for epoch in range(session.epoch + 1, options.epochs + 1):
             order = deal(epoch)
             if epoch in at:
                 check(at[epoch], np.asarray(order)[0])
             for name, run in runs.items():
+                before = jax.tree.map(np.array, run.train_state)  # the epoch is given the buffers
                 started = time.perf_counter()
                 run.train_state, batch_costs = epochs[name](run.train_state, order, x, targets)
                 jax.block_until_ready(run.train_state)
                 run.seconds += time.perf_counter() - started
-                params, state = run.train_state.params, _statistics(options, run, x, batch_size)
+                params, state = run.train_state.params, sessions.statistics(session, run, x)
                 _, train_accuracy = run.evaluate(params, state, x, targets)
                 test_cost, test_accuracy = run.evaluate(params, state, x_test, targets_test)
                 line = {
@@ -219,132 +203,28 @@ def _train(
                 progress.advance(
                     name, epoch, f"cost {line['cost']:.4f}  {result}  {speed:,.0f} samples/s", left
                 )
+                if run.divergence is None:
+                    run.divergence = divergence.find(
+                        training.make_step(run.net, session.optimizer, gradient=options.gradient),
+                        (before, run.train_state),
+                        (np.asarray(order), x, targets),
+                        epoch=epoch,
+                        costs=np.asarray(batch_costs),
+                    )
+                    if run.divergence is not None:
+                        progress.say(divergence.describe(name, run.divergence))
+            session.epoch = epoch
+            if session.diverged and options.on_divergence == "stop":
+                break
+            every = options.checkpoint_every
+            if every and (epoch % every == 0 or (asked_to_stop and epoch < options.epochs)):
+                sessions.save(session)
             if asked_to_stop:
                 break
     check("end", np.asarray(order)[0])
-    return checks
-
-
-def _statistics(options: Train, run: Run, x: Array, batch_size: int) -> State:
-    params, kept = run.train_state.params, run.train_state.state
-    return evaluation.choose(options.statistics, run.net, params, kept, x, batch_size=batch_size)
-
-
-def _leave_networks(
-    options: Train, data: Data, batch_size: int, runs: dict[str, Run], folder: RunFolder
-) -> dict[str, dict[str, Any]]:
-    """Write each network, and the normalized one folded too; hand out what was measured."""
-    classify = bool(data.classes)
-    x, x_test, targets_test = map(jnp.asarray, (data.x_train, data.x_test, data.targets_test))
-    described = {"center": data.center, "spread": data.spread, "classes": data.classes}
-    measured: dict[str, dict[str, Any]] = {}
-    for name, run in runs.items():
-        params, kept = run.train_state.params, run.train_state.state
-        state = _statistics(options, run, x, batch_size)
-        folder.write_params(f"params_{name}", params, state, **described)
-        if not any(run.net.normalized):
-            continue
-        folded, differ, difference = evaluation.fold(
-            run.net, params, state, x_test, classify=classify
-        )
-        if not differ:
-            folder.write_params("folded", folded, (), **described)
-        measured[name] = {
-            "statistics": evaluation.gaps(
-                run.net,
-                params,
-                kept,
-                x,
-                x_test,
-                targets_test,
-                classify=classify,
-                batch_size=batch_size,
-            ),
-            "folded": {"test_predictions_changed": differ, "largest_difference": difference},
-        }
-    return measured
 
 
 def _result(line: dict[str, Any]) -> str:
     if line["test_accuracy"] is None:
         return f"test cost {line['test_cost']:.4f}"
     return f"test accuracy {line['test_accuracy']:.1%}"
-
-
-def _make_percentiles(net: Network, probe: Array) -> Callable[[TrainState], Array]:
-    """Make train_state -> 15th, 50th, 85th percentile of the last hidden layer's inputs, (3, n)."""
-    # the network that ends there: its logits are what the last hidden activation is fed with
-    inner = dataclasses.replace(net, sizes=net.sizes[:-1], norm_output=net.norm)
-
-    def percentiles(train_state: TrainState) -> Array:
-        state = train_state.state[: sum(inner.normalized)]
-        y, _ = network.bn_apply(inner, train_state.params[:-1], state, probe, train=True)
-        return jnp.percentile(y, jnp.array([15.0, 50.0, 85.0]), axis=0)
-
-    return jax.jit(percentiles)
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[list[int]]:
-    """Collect the first Ctrl-C, to end between two epochs; a second one ends at once.
-
-    Donated buffers are gone while an epoch runs: stopping inside one would lose the network.
-    """
-    asked: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _summary(
-    options: Train,
-    data: Data,
-    batch_size: int,
-    runs: dict[str, Run],
-    checks: dict[str, gradients.Differences],
-) -> dict[str, Any]:
-    """Gather what the run showed, ready for JSON."""
-    networks = {}
-    for name, run in runs.items():
-        if not run.metrics:
-            continue
-        accuracies = [line["test_accuracy"] for line in run.metrics]
-        reached = [
-            line["step"]
-            for line in run.metrics
-            if data.classes and line["test_accuracy"] >= TARGET_ACCURACY
-        ]
-        networks[name] = {
-            "final_test_accuracy": accuracies[-1],
-            "best_test_accuracy": max(accuracies) if data.classes else None,
-            "steps_to_95": reached[0] if reached else None,
-            "final_test_cost": run.metrics[-1]["test_cost"],
-            "best_test_cost": min(line["test_cost"] for line in run.metrics),
-            "samples_per_second": len(data.x_train) * len(run.metrics) / run.seconds,
-            "steps": run.metrics[-1]["step"],
-        }
-    return {
-        "data": {
-            "name": data.name,
-            "train_samples": len(data.x_train),
-            "test_samples": len(data.x_test),
-            "features": data.n_in,
-            "classes": list(data.classes),
-            "split": data.split,
-            "scaling": data.scaling,
-        },
-        "options": dataclasses.asdict(options),
-        "learning_rate": options.resolved_learning_rate(),
-        "batch_size": batch_size,
-        "networks": networks,
-        "gradient_difference": checks,
-        "device": device_name(),
-    }

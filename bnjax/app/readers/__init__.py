@@ -8,7 +8,7 @@ from bnjax.app.errors import UserError, nearest
 from bnjax.app.readers import idx, npz, table
 from bnjax.app.readers.raw import Floats, Raw
 
-__all__ = ["EMBEDDED", "Floats", "Raw", "read"]
+__all__ = ["EMBEDDED", "Floats", "Raw", "read", "read_samples"]
 
 EMBEDDED = ("digits", "breast_cancer")
 
@@ -55,6 +55,49 @@ def read(source: str, *, label: str | None = None) -> Raw:
         f"{source}: expected a name that ends in .npz or .csv, or a folder with MNIST's IDX files, "
         f"got a file that ends in {path.suffix!r}; convert it to one of these"
     )
+
+
+def read_samples(
+    source: str, *, n_in: int, label: str | None = None
+) -> tuple[Floats, np.ndarray | None]:
+    """Read samples to predict: features, and labels where there are any.
+
+    Args:
+        source: `digits`, `breast_cancer`, FILE.npz with an array x, FILE.csv, or a file of images
+            in MNIST's IDX format.
+        n_in: how many features a sample must have; a table with one column more has labels.
+        label: the label's column in a CSV file, where it is not the last.
+
+    Raises:
+        UserError: there is no such source, or it does not hold what it should.
+    """
+    path = Path(source)
+    if source in EMBEDDED or not source or not path.is_file():
+        if path.is_dir() and source not in EMBEDDED:
+            raise UserError(f"{source}: expected a file, got a folder; name the images' file in it")
+        raw = read(source, label=label)  # what does not exist is refused there
+        x, y = raw.x, raw.y
+    else:
+        kind = path.suffix.lower()
+        if label is not None and kind != ".csv":
+            raise UserError(f"{source}: --label names a column of a CSV file; leave it out here")
+        try:
+            if kind == ".npz":
+                x, y = npz.read_samples(path)
+            elif kind == ".csv":
+                x, y = table.read_samples(path, label, n_in)
+            else:
+                x, y = idx.read_samples(path)
+        except OSError as error:
+            raise UserError(
+                f"{source}: cannot be read: {error.strerror or error}; check its permissions"
+            ) from error
+    if x.shape[1] != n_in:
+        raise UserError(
+            f"{source}: expected {n_in} features per sample, as the network was trained on, got "
+            f"{x.shape[1]}; bring the same ones in the same order"
+        )
+    return x, y
 
 
 def _read_embedded(name: str) -> Raw:

@@ -29,6 +29,21 @@ def read(folder: Path) -> Raw:
     return Raw(x, y, name, test and _flat(*test), "train-labels", images=True)
 
 
+def read_samples(path: Path) -> tuple[Floats, np.ndarray | None]:
+    """Read a file of images, and its labels where they lie beside it under MNIST's names."""
+    images = _array(path, 3)
+    x = images.reshape(len(images), -1).astype(np.float64)
+    name = path.name.replace("images", "labels").replace("idx3", "idx1")
+    stem = name.removesuffix(".gz")
+    beside = [path.with_name(stem), path.with_name(f"{stem}.gz")]
+    labels = next((file for file in beside if stem != path.name and file.is_file()), None)
+    if labels is None:
+        return x, None
+    y = _array(labels, 1)
+    _check_lengths(path, images, labels, y)
+    return x, y.astype(np.int64)
+
+
 def _flat(images: np.ndarray, labels: np.ndarray) -> tuple[Floats, np.ndarray]:
     return images.reshape(len(images), -1).astype(np.float64), labels.astype(np.int64)
 
@@ -53,12 +68,18 @@ def _pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray] | None:
             "download it too"
         )
     images, labels = _array(images_path, 3), _array(labels_path, 1)
+    _check_lengths(images_path, images, labels_path, labels)
+    return images, labels
+
+
+def _check_lengths(
+    images_path: Path, images: np.ndarray, labels_path: Path, labels: np.ndarray
+) -> None:
     if len(images) != len(labels):
         raise UserError(
             f"{labels_path}: expected {len(images)} labels, one per image of {images_path.name}, "
             f"got {len(labels)}; take both from one data set"
         )
-    return images, labels
 
 
 def _array(path: Path, n_axes: int) -> NDArray[np.uint8]:

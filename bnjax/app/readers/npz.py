@@ -7,16 +7,49 @@ import numpy as np
 from bnjax.app.errors import UserError
 from bnjax.app.readers.raw import DAMAGE, FINITE, Floats, Raw, first_beyond
 
+_HOW = "write it with np.savez('FILE.npz', x=..., y=...)"
+
 
 def read(path: Path) -> Raw:
     """Read the archive at `path`."""
-    how = "write it with np.savez('FILE.npz', x=..., y=...)"
+    arrays, found = _arrays(path)
+    pairs = [("x", "y")] + [("x_test", "y_test")] * any(key.endswith("_test") for key in arrays)
+    for pair in pairs:
+        if any(key not in arrays for key in pair):
+            got = ", ".join(map(repr, found)) or "none"
+            raise UserError(
+                f"{path}: expected arrays {pair[0]!r} and {pair[1]!r}, got {got}; {_HOW}"
+            )
+    (x, y), *tests = [_pair(path, arrays, *pair) for pair in pairs]
+    for x_test, _ in tests:
+        if x_test.shape[1] != x.shape[1]:
+            raise UserError(
+                f"{path}, array 'x_test': expected {x.shape[1]} features per sample like 'x', "
+                f"got {x_test.shape[1]}; store both alike"
+            )
+    return Raw(x, y, path.name, tests[0] if tests else None, "array 'y'")
+
+
+def read_samples(path: Path) -> tuple[Floats, np.ndarray | None]:
+    """Read x alone, and y where there is one."""
+    arrays, found = _arrays(path)
+    if "x" not in arrays:
+        got = ", ".join(map(repr, found)) or "none"
+        raise UserError(f"{path}: expected an array 'x', got {got}; {_HOW}")
+    if "y" in arrays:
+        return _pair(path, arrays, "x", "y")
+    unlabelled = {"x": arrays["x"], "y": np.zeros(len(arrays["x"]), np.int64)}
+    return _pair(path, unlabelled, "x", "y")[0], None
+
+
+def _arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the arrays that have a meaning here, and the names of all there are."""
     arrays: dict[str, np.ndarray] = {}
     with path.open("rb") as file:
         head = file.read(4)
         if head not in (b"PK\3\4", b"PK\5\6"):
             raise UserError(
-                f"{path}: expected a NumPy .npz archive, got one that begins with {head!r}; {how}"
+                f"{path}: expected a NumPy .npz archive, got one that begins with {head!r}; {_HOW}"
             )
         file.seek(0)
         where = f"{path}"
@@ -37,21 +70,7 @@ def read(path: Path) -> Raw:
                 f"{where}: expected a whole archive, got a truncated or damaged one "
                 f"({error}); copy or write it again"
             ) from error
-    pairs = [("x", "y")] + [("x_test", "y_test")] * any(key.endswith("_test") for key in arrays)
-    for pair in pairs:
-        if any(key not in arrays for key in pair):
-            got = ", ".join(map(repr, found)) or "none"
-            raise UserError(
-                f"{path}: expected arrays {pair[0]!r} and {pair[1]!r}, got {got}; {how}"
-            )
-    (x, y), *tests = [_pair(path, arrays, *pair) for pair in pairs]
-    for x_test, _ in tests:
-        if x_test.shape[1] != x.shape[1]:
-            raise UserError(
-                f"{path}, array 'x_test': expected {x.shape[1]} features per sample like 'x', "
-                f"got {x_test.shape[1]}; store both alike"
-            )
-    return Raw(x, y, path.name, tests[0] if tests else None, "array 'y'")
+    return arrays, found
 
 
 def _pair(

@@ -17,29 +17,62 @@ _INTEGER = re.compile(r"[+-]?[0-9]+")
 _MISSING = frozenset({"", "?", "na", "n/a", "nan", "null"})
 _ENOUGH = 4096
 
+_Row = tuple[int, list[str]]  # the line it begins on, and its cells
+
 
 def read(path: Path, label: str | None) -> Raw:
     """Read the table at `path`, its labels in the column `label`, the last one if None."""
     rows = _rows(path)
     header, at = _layout(path, rows, label)
-    top, width = rows[0][0], len(rows[0][1])
+    names = _names(header, len(rows[0][1]))
+    x = _features(path, rows, header, at, hint=label is None)
     rows = rows if header is None else rows[1:]
-    if not rows:
-        raise UserError(f"{path}: expected rows of data, got only the header; add some below it")
-    names = [
+
+    def reject(row: int, expected: str) -> UserError:
+        return _rejection(path, rows[row], at, names, expected, "correct it or remove the line")
+
+    y = _labels([cells[at].strip() for _, cells in rows], reject)
+    return Raw(x, y, path.name, target=names[at], lines=tuple(line for line, _ in rows))
+
+
+def read_samples(path: Path, label: str | None, n_in: int) -> tuple[Floats, np.ndarray | None]:
+    """Read features, and labels too where --label or one column more than `n_in` tells so."""
+    rows = _rows(path)
+    first = [cell.strip() for cell in rows[0][1]]
+    if label is not None or len(first) == n_in + 1:
+        raw = read(path, label)
+        return raw.x, raw.y
+    return _features(path, rows, first if any(map(_is_name, first)) else None, None), None
+
+
+def _names(header: list[str] | None, width: int) -> list[str]:
+    return [
         f"column {name!r}" if name else f"column {column} (counted from 0)"
         for column, name in enumerate(header or [""] * width)
     ]
+
+
+def _rejection(
+    path: Path, row: _Row, column: int, names: list[str], expected: str, way_out: str
+) -> UserError:
+    line, cells = row
+    got = _shown(cells[column])
+    return UserError(
+        f"{path}, line {line}, {names[column]}: expected {expected}, got {got}; {way_out}"
+    )
+
+
+def _features(
+    path: Path, rows: list[_Row], header: list[str] | None, at: int | None, *, hint: bool = False
+) -> Floats:
+    """Return the numbers of all columns but the label's, which is at `at`, if anywhere."""
+    top, width = rows[0][0], len(rows[0][1])
+    names = _names(header, width)
+    rows = rows if header is None else rows[1:]
+    if not rows:
+        raise UserError(f"{path}: expected rows of data, got only the header; add some below it")
     features = [column for column in range(width) if column != at]
-
-    def reject(row: int, column: int, expected: str, way_out: str) -> UserError:
-        line, cells = rows[row]
-        got = _shown(cells[column])
-        return UserError(
-            f"{path}, line {line}, {names[column]}: expected {expected}, got {got}; {way_out}"
-        )
-
-    x = np.empty((len(rows), width - 1))
+    x = np.empty((len(rows), len(features)))
     known: dict[str, float] = {}
     for row, (line, cells) in enumerate(rows):
         if len(cells) != width:
@@ -47,27 +80,23 @@ def read(path: Path, label: str | None) -> Raw:
                 f"{path}, line {line}: expected {width} columns like line {top}, got {len(cells)}; "
                 "correct the line or remove it"
             )
-        own = cells[:at] + cells[at + 1 :]
+        own = cells if at is None else cells[:at] + cells[at + 1 :]
         try:
             x[row] = _numbers(own, known)
         except ValueError:
             column = next(column for column in features if not _is_number(cells[column]))
-            way_out = "correct it" + (", or name the label's column with --label" * (label is None))
-            raise reject(
-                row, column, "a number", way_out + _delimiter_hint(cells[column])
-            ) from None
+            way_out = "correct it" + (", or name the label's column with --label" * hint)
+            way_out += _delimiter_hint(cells[column])
+            raise _rejection(path, rows[row], column, names, "a number", way_out) from None
     if (bad := first_beyond(x)) is not None:
-        raise reject(bad[0], features[bad[1]], FINITE, "replace it or remove the line")
-    y = _labels(
-        [cells[at].strip() for _, cells in rows],
-        lambda row, expected: reject(row, at, expected, "correct it or remove the line"),
-    )
-    return Raw(x, y, path.name, target=names[at], lines=tuple(line for line, _ in rows))
+        way_out = "replace it or remove the line"
+        raise _rejection(path, rows[bad[0]], features[bad[1]], names, FINITE, way_out)
+    return x
 
 
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
+def _rows(path: Path) -> list[_Row]:
     """Return each row that is not blank with the line it begins on."""
-    rows: list[tuple[int, list[str]]] = []
+    rows: list[_Row] = []
     line = 1
     try:
         text = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
@@ -92,9 +121,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _layout(
-    path: Path, rows: list[tuple[int, list[str]]], label: str | None
-) -> tuple[list[str] | None, int]:
+def _layout(path: Path, rows: list[_Row], label: str | None) -> tuple[list[str] | None, int]:
     """Return the header, or None where there is none, and the index of the label's column."""
     first, rest = [cell.strip() for cell in rows[0][1]], [cells for _, cells in rows[1:]]
     width = len(first)

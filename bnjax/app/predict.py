@@ -1,0 +1,89 @@
+"""`bnjax predict`: a saved network on new data."""
+
+import contextlib
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from bnjax import costs, network
+from bnjax.app import evaluation, readers
+from bnjax.app.data import encode_known
+from bnjax.app.errors import UserError, nearest
+from bnjax.app.options import Predict
+from bnjax.app.runs import finite
+from bnjax.app.saved import SavedRun, load_run
+
+
+def predict(options: Predict) -> int:
+    """Predict as the options say; write a CSV; print what was found.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        UserError: The run or the data cannot be read or do not fit, or the CSV cannot be written.
+    """
+    run = load_run(options.run)
+    name = options.network or ("bn" if "bn" in run.networks else "baseline")
+    if name not in run.networks:
+        raise UserError(
+            f"--network: {options.run} has no network {name!r}: {nearest(name, run.networks)}"
+        )
+    out = Path(options.out) if options.out else run.path / "predictions.csv"
+    if options.out and out.exists() and not options.overwrite:
+        raise UserError(f"--out: {out} exists; name another file, or add --overwrite")
+    net, params, state, _ = run.networks[name]
+    raw, y = readers.read_samples(options.file, n_in=net.sizes[0], label=options.label)
+    x = jnp.asarray(run.scale(raw))
+    found: dict[str, Any] = {"samples": len(x), "network": name, "run": str(run.path)}
+    if y is not None:
+        targets = encode_known(f"{options.file}, labels", y, run.classes, net.cost, net.sizes[-1])
+        evaluate = evaluation.make_evaluate(net, classify=bool(run.classes))
+        cost, accuracy = evaluate(params, state, x, jnp.asarray(targets))
+        found |= {"cost": float(cost), "accuracy": float(accuracy) if run.classes else None}
+    logits, _ = network.bn_apply(net, params, state, x, train=False)
+    _write(out, run, net.cost, logits, y)
+    found["out"] = str(out)
+    if options.json:
+        print(json.dumps(finite(found), allow_nan=False))
+    else:
+        known = "" if y is None else f"cost {found['cost']:.4g}; "
+        if y is not None and run.classes:
+            known = f"accuracy {found['accuracy']:.1%}, {known}"
+        print(f"{len(x)} samples of {options.file} by {name} of {run.path}: {known}see {out}")
+    return 0
+
+
+def _write(out: Path, run: SavedRun, cost: str, logits: Any, y: np.ndarray | None) -> None:
+    """Write one line per sample: its number, its label if known, its prediction, the outputs."""
+    outputs = np.asarray(costs.get(cost).link(logits))
+    labels = [[]] * len(outputs) if y is None else y.reshape(len(y), -1).tolist()
+    header = ["sample"] + ["label"] * len(labels[0])
+    if run.classes:
+        if outputs.shape[1] == 1:  # two classes share it: 1 stands for the second
+            outputs = np.concatenate([1 - outputs, outputs], axis=1)
+        kind = "p" if cost.endswith("cross_entropy") else "output"
+        header += ["prediction", *(f"{kind}({name})" for name in run.classes)]
+        predicted = [[run.classes[i]] for i in np.asarray(evaluation.decide(logits)).astype(int)]
+    else:
+        header += [f"prediction {i}" for i in range(outputs.shape[1])]
+        predicted = [[]] * len(outputs)
+    beside = out.with_name(f".{out.name}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(header)
+            for number, row in enumerate(outputs.tolist()):
+                rows.writerow([number, *labels[number], *predicted[number], *row])
+        os.replace(beside, out)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise UserError(
+            f"--out: {out} cannot be written: {error.strerror}; name another file"
+        ) from error

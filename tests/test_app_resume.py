@@ -1,0 +1,244 @@
+"""Nothing lost: checkpoints, going on after a kill, full disks, two runs at once, divergence."""
+
+import json
+import resource
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("orbax.checkpoint")
+
+from bnjax.app import checkpoints, saved
+from bnjax.app.checkpoints import Checkpoint
+from bnjax.app.errors import UserError
+from bnjax.app.main import run
+from bnjax.app.runs import RunFolder
+
+EPOCHS = ["--epochs", "5", "--checkpoint-every", "2"]
+TASK = ["--hidden", "5", "--optimizer", "momentum", "--batch-size", "16"]
+
+
+class Killed(BaseException):
+    """A kill that the program does not see coming."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three classes in a file of 50 samples: the last batch of each epoch is smaller."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 3))
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    np.savez(path, x=x, y=np.digitize(x[:, 0], [-0.5, 0.5]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def task(data):
+    return ["train", "--data", str(data), *TASK]
+
+
+@pytest.fixture(scope="module")
+def whole(task, tmp_path_factory):
+    """A run that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert run([*task, *EPOCHS, "--out", str(folder)]) == 0
+    return folder
+
+
+def load(path):
+    with np.load(path) as archive:
+        return dict(archive)
+
+
+def same(folder, wanted):
+    """Both runs left the same metrics, times aside, and the same bits in their parameters."""
+    for line in (lines := [saved.read_metrics(path) for path in (folder, wanted)])[0] + lines[1]:
+        del line["seconds"]
+    assert lines[0] == lines[1] and (folder / "metrics.jsonl").read_bytes().endswith(b"}\n")
+    for name in ("baseline", "bn"):
+        arrays = [load(path / f"params_{name}.npz") for path in (folder, wanted)]
+        assert arrays[0].keys() == arrays[1].keys()
+        for key, array in arrays[0].items():
+            assert array.tobytes() == arrays[1][key].tobytes(), key
+    summaries = [saved.read_summary(path) for path in (folder, wanted)]
+    assert summaries[0]["gradient_difference"] == summaries[1]["gradient_difference"]
+    assert summaries[0]["finished"]
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(task, whole, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    write = RunFolder.write_metrics
+
+    def killed(self, line):
+        if (line["network"], line["epoch"]) == ("bn", 4):
+            with (folder / "metrics.jsonl").open("a") as file:
+                file.write('{"network": "bn", "epo')
+            raise Killed
+        write(self, line)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RunFolder, "write_metrics", killed)
+        run([*task, *EPOCHS, "--out", str(folder)])
+    with pytest.raises(UserError, match="expected params_NETWORK.npz of a run that has ended"):
+        saved.load_run(folder)
+    assert run(["train", "--resume", str(folder)]) == 0
+    assert f"going on from the checkpoint of epoch 2 in {folder}" in capsys.readouterr().err
+    same(folder, whole)
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"epoch_2", "epoch_4"}
+
+
+def test_a_finished_run_says_so(whole, capsys):
+    before = sorted((file, file.stat().st_mtime_ns) for file in whole.rglob("*"))
+    assert run(["train", "--resume", str(whole)]) == 0
+    assert f"the run in {whole} is finished: 5 epochs" in capsys.readouterr().err
+    assert before == sorted((file, file.stat().st_mtime_ns) for file in whole.rglob("*"))
+
+
+def refused(arguments, capsys):
+    assert run(["train", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_what_cannot_go_on_is_refused_in_one_line(whole, data, tmp_path, capsys):
+    resume = ["--resume", str(whole)]
+    assert "--seed: not beside --resume" in refused([*resume, "--seed", "0"], capsys)
+    assert "--hidden: not beside" in refused([*resume, "--hidden=5"], capsys)
+    assert "expected at least 5" in refused([*resume, "--epochs", "4"], capsys)
+    assert "holds no config.json" in refused(["--resume", str(tmp_path)], capsys)
+    cut = tmp_path / "cut"
+    shutil.copytree(whole, cut)
+    (cut / "summary.json").unlink()  # killed just before its end
+    (cut / "config.json").write_text((cut / "config.json").read_text()[:-10])
+    assert "config.json cannot be read" in refused(["--resume", str(cut)], capsys)
+    config = json.loads((whole / "config.json").read_text())
+    config["options"]["colour"] = "red"
+    (cut / "config.json").write_text(json.dumps(config))
+    assert "not one of this version of bnjax" in refused(["--resume", str(cut)], capsys)
+    del config["options"]["colour"]
+    other = tmp_path / "data.npz"
+    arrays = load(data)
+    np.savez(other, x=arrays["x"] + 1e-9, y=arrays["y"])
+    config["resolved"]["data"] = str(other)
+    (cut / "config.json").write_text(json.dumps(config))
+    assert f"{other} is not what {cut} was trained on" in refused(["--resume", str(cut)], capsys)
+    config["resolved"]["data"], config["x64"] = str(data), not config["x64"]
+    (cut / "config.json").write_text(json.dumps(config))
+    assert "was begun with JAX_ENABLE_X64=" in refused(["--resume", str(cut)], capsys)
+
+
+def test_a_second_run_into_the_folder_is_refused(task, tmp_path, capsys):
+    folder = RunFolder.create(str(tmp_path / "run"), overwrite=False)
+    folder.write_config({}, {})
+    message = f"another run is writing into {folder.path}"
+    arguments = [*task[1:], *EPOCHS, "--out", str(folder.path), "--overwrite"]
+    assert message in refused(arguments, capsys)
+    assert message in refused(["--resume", str(folder.path)], capsys)
+    folder.close()
+    RunFolder.reopen(str(folder.path)).close()
+
+
+TREE = {"w": np.arange(12.0).reshape(3, 4), "nothing": (), "step": np.array(7, np.int32)}
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A folder with the checkpoints of epochs 2, 4 and 6."""
+    for epoch in (2, 4, 6):
+        checkpoints.write(tmp_path, Checkpoint(epoch, TREE, {"epoch": epoch}), keep=3)
+    return tmp_path
+
+
+def newest(folder, most=9, tree=TREE):
+    said = []
+    found = checkpoints.newest(folder, lambda epoch: tree, most=most, say=said.append)
+    return found, said
+
+
+def spoil(path: Path, how: str):
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.stat().st_size > 9]
+    content = bytearray((file := max(files, key=lambda file: file.stat().st_size)).read_bytes())
+    match how:
+        case "a flipped bit":
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
+        case "a cut file":
+            file.write_bytes(content[:-5])
+        case "a missing file":
+            file.unlink()
+        case "no digests":
+            (path / "digests.json").unlink()
+
+
+def test_the_newest_checkpoint_is_read_to_the_bit(three):
+    found, said = newest(three)
+    assert (found.epoch, found.about, said) == (6, {"epoch": 6}, [])
+    assert found.arrays["w"].tobytes() == TREE["w"].tobytes()
+    assert found.arrays["step"] == 7 and found.arrays["nothing"] == ()
+
+
+@pytest.mark.parametrize("how", ["a flipped bit", "a cut file", "a missing file", "no digests"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(three, how):
+    spoil(three / "checkpoints" / "epoch_6", how)
+    found, (said,) = newest(three)
+    assert found.epoch == 4 and str(three / "checkpoints" / "epoch_6") in said and "damaged" in said
+
+
+def test_a_checkpoint_that_does_not_fit_is_no_checkpoint(three):
+    found, said = newest(three, most=5)
+    assert found.epoch == 4 and "metrics.jsonl ends before it, after epoch 5" in said[0]
+    found, said = newest(three, tree={**TREE, "w": np.zeros((3, 5))})
+    assert found is None and len(said) == 3
+
+
+def test_the_newest_are_kept_and_what_lay_ahead_is_dropped(three):
+    spoil(three / "checkpoints" / "epoch_6", "a flipped bit")
+    checkpoints.write(three, Checkpoint(5, TREE, {}), keep=2)
+    names = {path.name for path in (three / "checkpoints").iterdir()}
+    assert names == {"epoch_4", "epoch_5"}
+
+
+def test_a_full_disk_loses_nothing_that_stood(three):
+    folder = RunFolder.create(str(three), overwrite=True)
+    folder.write_metrics({"network": "bn", "epoch": 1})
+    folder.write_checkpoint(Checkpoint(1, TREE, {}), keep=3)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = sorted(three.rglob("*"))
+    big = {"w": np.random.default_rng(0).normal(size=5000)}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        for write in (
+            lambda: folder.write_checkpoint(Checkpoint(2, big, {}), keep=1),
+            lambda: folder.write_json("summary.json", {"text": "x" * 2000}),
+            lambda: folder.write_metrics({"network": "x" * 2000, "epoch": 2}),
+            lambda: folder.write_picture("curves.png", lambda path: path.write_bytes(bytes(2000))),
+        ):
+            with pytest.raises(UserError, match="cannot be written: .* what stands there is whole"):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        folder.close()
+    assert sorted(three.rglob("*")) == before
+    assert [line["epoch"] for line in saved.read_metrics(three)] == [1]
+    assert newest(three)[0].epoch == 1
+
+
+def test_a_lost_network_stops_the_run_and_the_last_good_checkpoint_stays(task, tmp_path, capsys):
+    arguments = [*task, "--cost", "squared_error", "--activation", "relu", "--network", "baseline"]
+    arguments += ["--learning-rate", "3", "--epochs", "50", "--checkpoint-every", "1"]
+    assert run([*arguments, "--out", str(tmp_path / "run"), "--keep", "2"]) == 3
+    err = capsys.readouterr().err
+    summary = saved.read_summary(tmp_path / "run")
+    lost = summary["diverged"]["baseline"]
+    assert f"baseline diverged in epoch {lost['epoch']}: the cost is" in err
+    assert f"at step {lost['step']}; the first parameter that went is layer" in err
+    epoch, steps = lost["epoch"], -(-40 // 16)
+    assert (epoch - 1) * steps < lost["parameter_step"] <= lost["step"] <= epoch * steps
+    assert not summary["finished"] and not (tmp_path / "run" / "params_baseline.npz").exists()
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {f"epoch_{epoch - 1}", f"epoch_{epoch - 2}"}
+    lines = saved.read_metrics(tmp_path / "run")
+    assert [np.isfinite(line["cost"]) for line in lines] == [True] * (epoch - 1) + [False]
