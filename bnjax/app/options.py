@@ -73,6 +73,8 @@ class Train:
     """Of the split, the weights and the order of the samples."""
     gradient: Annotated[str, _choice(GRADIENTS)] = "rule"
     """Gradient: through the normalization's hand-derived rule, by hand throughout, or JAX's."""
+    diagnostics: int = 0
+    """Epochs between looks at the geometry of learning, for bnjax explain; 0 for none."""
     out: str | None = None
     """Folder for the run; runs/<time> by default."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -128,6 +130,7 @@ class Train:
                 "--norm-output: the baseline normalizes nothing; use --network bn or both"
             )
         _check_number("--epochs", self.epochs, least=1)
+        _check_number("--diagnostics", self.diagnostics, least=0)
         _check_number("--checkpoint-every", self.checkpoint_every, least=0)
         _check_number("--keep", self.keep, least=1)
         _check_number("--seed", self.seed, least=0, below=2**32)

@@ -35,6 +35,8 @@ _OWN = (
     "curves.png",
     "inputs.png",
     "predictions.csv",
+    "geometry.npz",
+    "report/*",
 )
 
 
@@ -148,7 +150,11 @@ class RunFolder:
             if isinstance(layer, NormDense):
                 parts |= next(seen)._asdict()
             arrays |= {f"layer{number}.{key}": np.asarray(part) for key, part in parts.items()}
-        self._replace(f"{name}.npz", lambda path: np.savez(path, **arrays))
+        self.write_arrays(f"{name}.npz", arrays)
+
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write a file of arrays."""
+        self._replace(name, lambda path: np.savez(path, **arrays))
 
     def write_picture(self, name: str, draw: Callable[[Path], None]) -> None:
         """Let `draw` write a picture."""

@@ -23,6 +23,7 @@ from bnjax.app import (
 )
 from bnjax.app import data as datasets
 from bnjax.app.data import Data
+from bnjax.app.diagnostics import Recorder
 from bnjax.app.errors import UserError
 from bnjax.app.options import Train
 from bnjax.app.progress import TrainingProgress, say
@@ -169,6 +170,7 @@ def _train(session: Session, asked_to_stop: list[int]) -> None:
     for run in runs.values():
         if run.percentiles is not None and not run.inputs:
             run.inputs.append(np.asarray(run.percentiles(run.train_state)))
+    recorder = Recorder(session, x, targets) if options.diagnostics else None
     with TrainingProgress(tuple(runs), options.epochs) as progress:
         for epoch in range(session.epoch + 1, options.epochs + 1):
             order = deal(epoch)
@@ -193,6 +195,8 @@ def _train(session: Session, asked_to_stop: list[int]) -> None:
                     "test_accuracy": float(test_accuracy) if data.classes else None,
                     "seconds": run.seconds,
                 }
+                if recorder is not None:
+                    line |= recorder.look(name, epoch)
                 run.metrics.append(line)
                 folder.write_metrics(line)
                 if run.percentiles is not None:
@@ -218,9 +222,13 @@ def _train(session: Session, asked_to_stop: list[int]) -> None:
                 break
             every = options.checkpoint_every
             if every and (epoch % every == 0 or (asked_to_stop and epoch < options.epochs)):
+                if recorder is not None:
+                    recorder.write()  # before: a checkpoint counts on what was recorded up to it
                 sessions.save(session)
             if asked_to_stop:
                 break
+    if recorder is not None:
+        recorder.write()
     check("end", np.asarray(order)[0])
 
 
