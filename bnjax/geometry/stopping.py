@@ -102,8 +102,7 @@ def stopped(angles: Angles, *, below: float = ALIGNED) -> Array:
         >>> print(stopped(layer_angles(u, -u[:, :1], u[:, 1:], eps=0.0))[:, 0])
         [ True False]
     """
-    varies = angles.u_varies[:, None] & angles.x_varies[None]
-    return (left_of_inputs(angles) < below) & varies
+    return (left_of_inputs(angles) < below) & angles.u_varies[:, None] & angles.x_varies[None]
 
 
 def synced(angles: Angles, *, below: float = ALIGNED) -> Synced:
