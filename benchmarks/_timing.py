@@ -2,6 +2,7 @@
 
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -14,7 +15,8 @@ def interleave(candidates: dict[str, Callable[[], None]], rounds: int) -> dict[s
     """Time each candidate in turn, round after round, after one warm-up each.
 
     On a busy machine neighbours in time are comparable; one candidate's block of rounds after
-    another's is not.
+    another's is not. Each round has an order of its own: what a candidate leaves behind, threads
+    that still spin or caches that are full, would always slow down the same next one.
 
     Args:
         candidates: What to time, by name. Each must wait for its own result.
@@ -26,8 +28,9 @@ def interleave(candidates: dict[str, Callable[[], None]], rounds: int) -> dict[s
     for candidate in candidates.values():
         candidate()
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    rng = random.Random(0)
     for _ in range(rounds):
-        for name, candidate in candidates.items():
+        for name, candidate in rng.sample(list(candidates.items()), len(candidates)):
             started = time.perf_counter()
             candidate()
             seconds[name].append(time.perf_counter() - started)

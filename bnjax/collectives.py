@@ -91,6 +91,11 @@ def psum(a: Array, axes: Axes) -> Array:
     return lax.psum(a, axes.names, axis_index_groups=axes.groups) if axes.names else a
 
 
+def psum_together(vectors: tuple[Array, ...], axes: Axes) -> tuple[Array, ...]:
+    """Sum vectors of one shape over the axes, in one psum; stacked only where they travel."""
+    return tuple(psum(jnp.stack(vectors), axes)) if axes.names else vectors
+
+
 def gather(a: Array, axes: Axes) -> Array:
     """Collect what each device holds, along a new leading axis: one all_gather over the mesh."""
     vmapped = _vmapped(axes.names)

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from bnjax import activations, costs, population
 from bnjax.activations import Activation
+from bnjax.collectives import Names
 from bnjax.moments import Moments
 from bnjax.norm import batch_norm, normalize
 from bnjax.population import PopulationState
@@ -177,6 +178,7 @@ def bn_apply(
     train: bool,
     rule: str = "vjp",
     where: Array | None = None,
+    axis_name: Names = None,
 ) -> tuple[Array, State]:
     """Run the network: BN.1–BN.3 for each normalized layer, BL.1 for the others.
 
@@ -191,6 +193,7 @@ def bn_apply(
         rule: Which derivative `batch_norm` has; see there.
         where: None, or w, (B,): a mask or weights ≥ 0, one per sample. Samples of zero weight
             influence nothing, NaN included.
+        axis_name: Mesh or vmapped axes over which the batch is spread; see `batch_norm`.
 
     Returns:
         Logits, (B, n_out), and the state: a new one in training, the same otherwise.
@@ -214,7 +217,9 @@ def bn_apply(
     gathered = []
 
     def batch(layer: NormDense, x: Array, w: Array | None) -> Array:
-        y, moments = batch_norm(x, layer.gamma, layer.beta, eps=net.eps, where=w, rule=rule)
+        y, moments = batch_norm(
+            x, layer.gamma, layer.beta, eps=net.eps, where=w, axis_name=axis_name, rule=rule
+        )
         gathered.append(keep(net, next(seen), moments))
         return y
 
@@ -278,6 +283,7 @@ def cost(
     train: bool = True,
     rule: str = "vjp",
     where: Array | None = None,
+    axis_name: Names = None,
 ) -> tuple[Array, State]:
     """Compute C of a batch (BL.2), and the state that `bn_apply` leaves.
 
@@ -290,6 +296,9 @@ def cost(
         train: As in `bn_apply`.
         rule: As in `bn_apply`.
         where: As in `bn_apply`; the cost is weighted with it, too.
+        axis_name: As in `bn_apply`; C is that of the whole batch. Differentiate it under
+            `shard_map` with types checked: elsewhere JAX pulls a psum back as one more psum, and
+            the gradient of `part` is what adds up.
 
     Returns:
         C, a scalar, and the state: ready for `jax.value_and_grad(..., has_aux=True)`.
@@ -304,9 +313,45 @@ def cost(
         >>> print(value)
         2.0
     """
+    mine, state = part(
+        net, params, state, x, targets, train=train, rule=rule, where=where, axis_name=axis_name
+    )
+    return mine if axis_name is None else lax.psum(mine, axis_name), state
+
+
+def part(
+    net: Network,
+    params: Params,
+    state: State,
+    x: Array,
+    targets: Array,
+    *,
+    train: bool,
+    rule: str,
+    where: Array | None,
+    axis_name: Names,
+    sync_statistics: bool = True,
+) -> tuple[Array, State]:
+    """Compute this device's part of C, and its state: over `axis_name` the parts add up to C.
+
+    Without `sync_statistics` each device normalizes with the moments of its own samples.
+    """
     check("cost", net, params, x, state=state, where=where, targets=targets)
-    y, state = bn_apply(net, params, state, x, train=train, rule=rule, where=where)
-    return value(net, y, targets, where)[0], state
+    normalized_over = axis_name if sync_statistics else None
+    y, state = bn_apply(
+        net, params, state, x, train=train, rule=rule, where=where, axis_name=normalized_over
+    )
+    mean = value(net, y, targets, where)[0]
+    return mean if axis_name is None else share(x, where, axis_name) * mean, state
+
+
+def share(x: Array, where: Array | None, axis_name: Names) -> Array | float:
+    """Tell which part of the batch's weight lies on this device: Σ_s w_s here / Σ_s w_s."""
+    if where is None:
+        return x.shape[0] / lax.psum(x.shape[0], axis_name)
+    n = jnp.sum(where.astype(x.dtype))
+    total = lax.psum(n, axis_name)
+    return n / jnp.where(total > 0, total, 1)
 
 
 def value(net: Network, y: Array, targets: Array, where: Array | None) -> tuple[Array, Array]:

@@ -92,20 +92,21 @@ def pull_back(
     present = all_bar if w is None else jnp.where(w > 0, all_bar, 0)  # ȳ⁺
     along = kernel.overlaps(present, view, centre, layout)
     # β takes ȳ where the weight is zero, too
-    sums = jnp.stack([*along, along.ones if w is None else layout.sum(all_bar)])
+    sums = (*along, along.ones if w is None else layout.sum(all_bar))
     # γ, β equal on all devices, and typed so: their cotangents are whole sums
     whole = axes.checked and not collectives.varying(gamma, beta) & set(axes.names)
     if whole:
-        sums = collectives.psum(sums, axes)
+        sums = collectives.psum_together(sums, axes)
     scale = _scale(gamma, inv_std)
-    removed = jnp.stack(kernel.amounts(Along(sums[0], sums[1]), scale, inv_std))
-    moments_bar = jnp.stack([mean_bar, 2 * var_bar])  # D.7
+    removed = kernel.amounts(Along(*sums[:2]), scale, inv_std)
+    moments_bar = mean_bar, 2 * var_bar  # D.7
     if not axes.checked:  # each device holds its part of the moments' cotangents
-        removed = collectives.psum(removed + moments_bar, axes)
+        removed = collectives.psum_together(_add(removed, moments_bar), axes)
     else:
-        removed = (removed if whole else collectives.psum(removed, axes)) + moments_bar
+        removed = removed if whole else collectives.psum_together(removed, axes)
+        removed = _add(removed, moments_bar)
     x_bar = kernel.project(  # D.4, D.17
-        present, view, centre, scale, Along(removed[0], removed[1]), layout, w
+        present, view, centre, scale, Along(*removed), layout, w
     )
     gamma_bar = None if gamma is None else inv_std * sums[1]  # D.5
     return (
@@ -233,6 +234,10 @@ def _affine(
     if weights is not None:
         y = jnp.where(weights > 0, y, 0)
     return y if beta is None else y + layout.row(beta)
+
+
+def _add(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(map(jnp.add, a, b))
 
 
 def _scale(gamma: Array | None, inv_std: Array) -> Array:

@@ -108,7 +108,9 @@ def test_what_cannot_go_on_is_refused_in_one_line(whole, data, tmp_path, capsys)
     assert "--seed: not beside --resume" in refused([*resume, "--seed", "0"], capsys)
     assert "--hidden: not beside" in refused([*resume, "--hidden=5"], capsys)
     assert "expected at least 5" in refused([*resume, "--epochs", "4"], capsys)
-    assert "holds no config.json" in refused(["--resume", str(tmp_path)], capsys)
+    assert "config.json cannot be read: No such file" in refused(
+        ["--resume", str(tmp_path)], capsys
+    )
     cut = tmp_path / "cut"
     shutil.copytree(whole, cut)
     (cut / "summary.json").unlink()  # killed just before its end
@@ -130,15 +132,15 @@ def test_what_cannot_go_on_is_refused_in_one_line(whole, data, tmp_path, capsys)
     assert "was begun with JAX_ENABLE_X64=" in refused(["--resume", str(cut)], capsys)
 
 
-def test_a_second_run_into_the_folder_is_refused(task, tmp_path, capsys):
+def test_a_second_run_into_the_folder_is_refused(task, whole, tmp_path, capsys):
     folder = RunFolder.create(str(tmp_path / "run"), overwrite=False)
-    folder.write_config({}, {})
+    shutil.copy(whole / "config.json", folder.path)
     message = f"another run is writing into {folder.path}"
     arguments = [*task[1:], *EPOCHS, "--out", str(folder.path), "--overwrite"]
     assert message in refused(arguments, capsys)
     assert message in refused(["--resume", str(folder.path)], capsys)
     folder.close()
-    RunFolder.reopen(str(folder.path)).close()
+    RunFolder.reopen(folder.path).close()
 
 
 TREE = {"w": np.arange(12.0).reshape(3, 4), "nothing": (), "step": np.array(7, np.int32)}

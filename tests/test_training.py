@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.tree_util import Partial
 
 from bnjax import Network, cost, training
 
@@ -119,3 +120,145 @@ def test_training_lowers_the_cost(key, net):
 def test_an_unknown_gradient_is_refused():
     with pytest.raises(ValueError, match="`gradient` must be one of .*did you mean 'rule'?"):
         training.make_step(NETS["bn"], optax.sgd(1.0), gradient="rules")
+
+
+def test_weight_decay_leaves_all_but_the_weights_alone(key):
+    params = training.init(NETS["bn"], optax.sgd(1.0), key).params
+    for mask in (training.decay_mask, training.decay_mask(params)):
+        decay = optax.add_decayed_weights(0.1, mask=mask)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        updates, _ = decay.update(zeros, decay.init(params), params)
+        wanted = tuple(z._replace(W=0.1 * p.W) for z, p in zip(zeros, params, strict=True))
+        chex.assert_trees_all_close(updates, wanted, rtol=1e-15)
+
+
+def fitted(name, key, optimizer, train_state=None, rows=11, **options):
+    net = NETS[name]
+    train_state = train_state or training.init(net, optimizer, key)
+    options = {"batch_size": 4, "epochs": 5} | options
+    return training.fit(net, optimizer, train_state, X[:rows], TARGETS[:rows], key=key, **options)
+
+
+def copied(progress):
+    return jax.tree.map(np.array, progress._replace(epoch=np.int32(progress.epoch)))
+
+
+def test_a_run_is_its_epochs_traced_once_donated_and_evaluated(key):
+    optimizer = optax.adam(0.05)
+    epoch = training.make_epoch(NETS["bn"], optimizer)
+    state, costs = training.init(NETS["bn"], optimizer, key), []
+    for number in range(1, 6):
+        order = training.shuffle(jax.random.fold_in(key, number), 11, 4)
+        state, some = epoch(state, order, X, TARGETS)
+        costs.append(some)
+    traces = []
+
+    def counted(updates, state, params=None):
+        traces.append(1)
+        return optimizer.update(updates, state, params)
+
+    def evaluate(factor, train_state):
+        return {"b": factor * train_state.params[-1].b[0], "step": train_state.step}
+
+    counting = optax.GradientTransformation(optimizer.init, counted)
+    start = training.init(NETS["bn"], counting, key)
+    evaluate = Partial(evaluate, jnp.array(3.0))
+    run = fitted("bn", key, counting, start, epochs_per_call=2, evaluate=evaluate)
+    seen = [copied(progress) for progress in run]
+    assert [int(p.epoch) for p in seen] == [2, 4, 5]
+    chex.assert_trees_all_close(seen[-1].train_state, state, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(np.concatenate([p.costs for p in seen]), costs, rtol=1e-10)
+    assert len(traces) == 2  # with a mask and without
+    assert start.params[0].W.is_deleted()
+    assert [p.evaluations["step"].tolist() for p in seen] == [[3, 6], [9, 12], [15]]
+    assert all(p.evaluations["b"][-1] == 3 * p.train_state.params[-1].b[0] for p in seen)
+
+
+def test_a_run_that_goes_on_has_the_bits_of_one_without_a_break(key):
+    optimizer = optax.sgd(0.5, momentum=0.9)
+    whole, broken, rest = [], [], []
+    for seen, options in (
+        (whole, {}),
+        (broken, {"epochs": 2}),
+        (rest, {"start": 2}),
+    ):
+        state = broken[-1].train_state if "start" in options else None
+        run = fitted("baseline", key, optimizer, state, rows=8, epochs_per_call=3, **options)
+        seen += map(copied, run)
+    assert [int(p.epoch) for p in (*whole, *broken, *rest)] == [3, 5, 2, 3, 5]
+    chex.assert_trees_all_equal(whole[-1], rest[-1])
+    chex.assert_trees_all_equal(whole[0].train_state, rest[0].train_state)
+    np.testing.assert_array_equal(whole[0].costs[2:], rest[0].costs)
+
+
+def test_a_stream_of_batches_trains_as_the_data_on_the_device(key):
+    optimizer = optax.sgd(0.5)
+
+    def batches(number):
+        for indices in np.asarray(training.shuffle(jax.random.fold_in(key, number), 11, 4)):
+            rows = indices[indices >= 0]
+            yield np.asarray(X)[rows], np.asarray(TARGETS)[rows]
+
+    net, options = NETS["baseline"], {"epochs": 2, "evaluate": lambda state: state.step}
+    start = training.init(net, optimizer, key)
+    streamed = training.fit_batches(net, optimizer, start, batches, **options)
+    for ours, theirs in zip(streamed, fitted("baseline", key, optimizer, **options), strict=True):
+        chex.assert_trees_all_close(copied(ours), copied(theirs), rtol=1e-10, atol=1e-12)
+
+
+def test_prefetch_is_so_many_batches_ahead():
+    read = []
+
+    def batches():
+        for number in range(5):
+            read.append(number)
+            yield (np.array([number]),)
+
+    seen = []
+    for (number,) in training.prefetch(batches(), size=2):
+        assert isinstance(number, jax.Array)
+        seen.append((int(number[0]), len(read)))
+    assert seen == [(0, 3), (1, 4), (2, 5), (3, 5), (4, 5)]
+
+
+def test_a_batch_spread_over_a_mapped_axis_is_one_batch(key):
+    optimizer = optax.sgd(0.3)
+    where = jnp.arange(10) < 7  # the second half has but two
+    start = training.init(NETS["bn"], optimizer, key)
+
+    rows = (a[:10].reshape(2, 5, *a.shape[1:]) for a in (X, TARGETS, where))
+    step = training.make_step(NETS["bn"], optimizer, axis_name="half")
+    halves = jax.jit(jax.vmap(step, in_axes=(None, 0, 0, 0), axis_name="half"))(start, *rows)
+    whole = jax.jit(training.make_step(NETS["bn"], optimizer))(start, X[:10], TARGETS[:10], where)
+    for half in range(2):
+        got = jax.tree.map(lambda a, half=half: a[half], halves)
+        chex.assert_trees_all_close(got, whole, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 12}, "`batch_size` must be between 1 and the 11 samples; got 12"),
+        ({"start": 6}, "at least `start`, 6; got 5"),
+        ({"epochs_per_call": 0}, "`epochs_per_call` must be at least 1; got 0"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_at_once(key, options, message):
+    with pytest.raises(ValueError, match=message):
+        fitted("bn", key, optax.sgd(1.0), **options)
+
+
+def test_what_does_not_go_together_is_refused(key):
+    net, optimizer = NETS["bn"], optax.sgd(1.0)
+    with pytest.raises(ValueError, match="`targets` must have one row per row of `x`, 11; got 10"):
+        start = training.init(net, optimizer, key)
+        training.fit(net, optimizer, start, X, TARGETS[1:], epochs=1, batch_size=2, key=key)
+    with pytest.raises(ValueError, match="'hand', which knows one device only"):
+        training.make_step(net, optimizer, gradient="hand", axis_name="data")
+    with pytest.raises(ValueError, match="`size` must be at least 1; got 0"):
+        training.prefetch([], size=0)
+    with pytest.raises(ValueError, match="at least one batch; got none in epoch 1"):
+        next(training.fit_batches(net, optimizer, start, lambda number: (), epochs=1))
+    rows = [(np.ones((n, 4)), np.ones((n, 2))) for n in (2, 3)]
+    with pytest.raises(ValueError, match="larger than the first, 2 rows; got 3"):
+        next(training.fit_batches(net, optimizer, start, lambda number: rows, epochs=1))

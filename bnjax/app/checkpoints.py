@@ -56,12 +56,12 @@ def write(run: Path, checkpoint: Checkpoint, *, keep: int) -> None:
     import orbax.checkpoint as ocp  # slow to import
 
     folder = run / _FOLDER
-    path = folder / f"epoch_{checkpoint.epoch}"
+    path = _path(run, checkpoint.epoch)
     beside = folder / f".{path.name}.tmp"
     shutil.rmtree(beside, ignore_errors=True)
     try:
         beside.mkdir(parents=True)
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(
                 (beside / "state").resolve(), args=ocp.args.StandardSave(checkpoint.arrays)
             )
@@ -100,7 +100,7 @@ def newest(
         try:
             if epoch > most:
                 raise ValueError(f"metrics.jsonl ends before it, after epoch {most}")
-            return _read(path, epoch, template(epoch))
+            return read(run, epoch, template(epoch))
         except Exception as error:  # whatever a damaged file makes orbax raise
             reason = str(error).splitlines()[0] if str(error) else repr(error)
             say(f"{path} is damaged ({reason}): passed over")
@@ -112,9 +112,15 @@ def clear(run: Path) -> None:
     _discard(run / _FOLDER)
 
 
-def _read(path: Path, epoch: int, template: Any) -> Checkpoint:
+def read(run: Path, epoch: int, template: Any) -> Checkpoint:
+    """Read the checkpoint of an epoch.
+
+    Raises:
+        ValueError: It is damaged, or has another structure than `template`; so may orbax.
+    """
     import orbax.checkpoint as ocp  # slow to import
 
+    path = _path(run, epoch)
     wanted = json.loads((path / "digests.json").read_text(encoding="utf-8"))
     found = dict(_digests(path))
     for name in sorted({*wanted, *found}):
@@ -123,7 +129,7 @@ def _read(path: Path, epoch: int, template: Any) -> Checkpoint:
         if wanted.get(name) != found[name]:
             raise ValueError(f"{name} is not what was written")
     about = json.loads((path / "about.json").read_text(encoding="utf-8"))
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    with _checkpointer() as checkpointer:
         arrays = checkpointer.restore(
             (path / "state").resolve(), args=ocp.args.StandardRestore(template)
         )
@@ -131,6 +137,21 @@ def _read(path: Path, epoch: int, template: Any) -> Checkpoint:
         if (got.shape, got.dtype) != (like.shape, like.dtype):
             raise ValueError(f"an array is {got.dtype}{got.shape}, not {like.dtype}{like.shape}")
     return Checkpoint(epoch, arrays, about)
+
+
+def _checkpointer() -> Any:
+    """Make a checkpointer of this process alone, whatever others there are."""
+    import orbax.checkpoint as ocp
+
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _path(run: Path, epoch: int) -> Path:
+    return run / _FOLDER / f"epoch_{epoch}"
 
 
 def _digests(folder: Path) -> Iterator[tuple[str, str]]:

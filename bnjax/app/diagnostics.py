@@ -1,13 +1,16 @@
 """What the geometry of a run was, epoch by epoch: recorded in training, read back to explain it.
 
-(G.1)  angles between Δ, u and x on one batch that stays the same
+(G.1)  angles between Δ, u and x, on one batch that stays the same
 (G.6)  what stopped, and what handed its learning to γ
 
 geometry.npz holds the batch, `x` and `targets`, and for each network one structured array: a row
-for each epoch that was looked at, 0 for before training, its fields those of `geometry.Summary`.
+for each epoch that was looked at, 0 for before training; its fields are those of
+`geometry.Summary`.
 """
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,91 +20,123 @@ import numpy as np
 from jax import Array
 
 from bnjax import geometry, training
-from bnjax.app.errors import UserError
 from bnjax.app.progress import say
 from bnjax.app.sessions import Session
 from bnjax.network import Network, Params
 
 FILE = "geometry.npz"
 _MOST = 1000  # samples in the batch: all vectors of a layer are as long as that
-_FEWEST = 60  # where the training's own batches are of one sample, which has no direction
+_INSTEAD_OF_ONE = 60  # samples, where the training's own batch is a single one
 _WRITING = 0.02  # share of the time that writing the file may take: it is written whole each time
-_NOT_FIGURES = ("cos1", "cos2", "cos3", "percentiles")
+_PICTURES = ("cos1", "cos2", "cos3", "percentiles")  # too many numbers for a line of metrics
+
+Batch = tuple[Array, Array]
+Look = Callable[[Params, int], np.ndarray]
 
 
 class Recorder:
-    """The readings of a run on its way; what has been written survives any crash."""
+    """The looks at a run on its way; those that were written survive any crash.
+
+    Without --diagnostics, and in processes that write nothing, it does nothing.
+    """
 
     def __init__(self, session: Session, x: Array, targets: Array) -> None:
-        """Choose the batch, or take up what was recorded up to where the session stands."""
-        self._session = session
-        size = batch_size(session.batch_size, len(x))
-        deal = training.shuffle(jax.random.fold_in(session.key, 0), len(x), size)[0]  # epoch 0: new
-        self._batch = x[deal], targets[deal]
+        """Look for the first time, or take up what was seen up to where the session stands."""
+        self._session, self._folder = session, session.folder
+        self._every = session.options.diagnostics
+        if not self._every or self._folder is None:
+            return
+        own, seed = session.batch_size, session.options.seed
+        self._batch = choose_batch(x, targets, batch_size=own, seed=seed)
+        self._looks = {
+            name: make_look(run.net, run.here.params, self._batch)
+            for name, run in session.runs.items()
+        }
         self._rows: dict[str, list[np.ndarray]] = {name: [] for name in session.runs}
-        self._summarize, self._dtypes = {}, {}
-        for name, run in session.runs.items():
-            summarize = jax.jit(lambda *args, net=run.net: geometry.summarize(net, *args))
-            args = run.train_state.params, *self._batch
-            found = jax.eval_shape(summarize, *args)._asdict().items()
-            fields = [(field, like.dtype, like.shape) for field, like in found]
-            self._dtypes[name] = np.dtype([("epoch", np.int32), *fields])
-            self._summarize[name] = summarize.lower(*args).compile()
-        self._next = 0.0
+        self._next = 0.0  # when the file may be written again
         if session.epoch:
-            self._take_up()
+            self._take_up(self._folder.path, session.epoch)
         else:
             for name in session.runs:
-                self.look(name)
-            self.write()
+                self.look(name, 0)
 
-    def look(self, name: str, epoch: int = 0) -> dict[str, Any]:
+    def look(self, name: str, epoch: int) -> dict[str, Any]:
         """Look at one network after an epoch, if it is one of those to look at.
 
         Returns:
-            What belongs into its line of metrics.jsonl: "geometry", figures for each layer; or
+            What its line of metrics.jsonl says of it: "geometry", figures for each layer; or
             nothing.
         """
-        if epoch % self._session.options.diagnostics:
+        if not self._every or self._folder is None or epoch % self._every:
             return {}
-        params = self._session.runs[name].train_state.params
-        found = self._summarize[name](params, *self._batch)._asdict()
-        row = np.array((epoch, *map(np.asarray, found.values())), self._dtypes[name])
+        row = self._looks[name](self._session.runs[name].here.params, epoch)
         self._rows[name].append(row)
-        if time.monotonic() > self._next:
+        if time.monotonic() >= self._next:
             self.write()
-        figures = (field for field in found if field not in _NOT_FIGURES)
-        return {"geometry": {field: _rounded(row[field]) for field in figures}}
+        figures = (field for field in row.dtype.names or () if field not in _PICTURES)
+        return {"geometry": {f: _short(row[f]) for f in figures if f != "epoch"}}
 
     def write(self) -> None:
         """Write geometry.npz."""
+        if not self._every or self._folder is None:
+            return
         began = time.monotonic()
         x, targets = map(np.asarray, self._batch)
-        rows = {name: np.array(self._rows[name], self._dtypes[name]) for name in self._rows}
-        self._session.folder.write_arrays(FILE, {"x": x, "targets": targets, **rows})
-        self._next = time.monotonic() + (time.monotonic() - began) / _WRITING
+        rows = {name: np.array(rows) for name, rows in self._rows.items() if rows}
+        self._folder.write_arrays(FILE, {"x": x, "targets": targets, **rows})
+        ended = time.monotonic()
+        self._next = ended + (ended - began) / _WRITING
 
-    def _take_up(self) -> None:
-        path, epoch = self._session.folder.path, self._session.epoch
+    def _take_up(self, path: Path, epoch: int) -> None:
         try:
-            found = read(path)
-            for name, dtype in self._dtypes.items():
-                rows = found[name]
-                if rows.dtype != dtype:
-                    raise ValueError(f"{name} holds other fields or shapes")
-                self._rows[name] = list(rows[rows["epoch"] <= epoch])
+            found = read(path)[1]
+            for name in self._rows:
+                self._rows[name] = list(found[name][found[name]["epoch"] <= epoch])
         except (KeyError, OSError, ValueError) as error:
-            say(f"{path / FILE} is damaged ({error}): what it held up to epoch {epoch} is lost")
+            say(f"{path / FILE} is lost ({error}): looks up to epoch {epoch} are missing")
 
 
-def batch_size(own: int, samples: int) -> int:
-    return min(own if own > 1 else _FEWEST, samples, _MOST)
+def choose_batch(x: Array, targets: Array, *, batch_size: int, seed: int) -> Batch:
+    """Choose the samples to look at: as many as a mini-batch has, which is what learning sees."""
+    size = min(batch_size if batch_size > 1 else _INSTEAD_OF_ONE, len(x), _MOST)
+    key = jax.random.fold_in(jax.random.key(seed), 2)  # neither the weights' nor the order's
+    chosen = jax.random.permutation(key, len(x))[:size]
+    return x[chosen], targets[chosen]
 
 
-def read(path):
-    with np.load(path / FILE, allow_pickle=False) as archive:
-        return dict(archive)
+def make_look(net: Network, params: Params, batch: Batch) -> Look:
+    """Make (params, epoch) -> a row of geometry.npz; params here tell the shapes."""
+    summarize = jax.jit(partial(geometry.summarize, net))
+    fields = jax.eval_shape(summarize, params, *batch)._asdict().items()
+    dtype = np.dtype([("epoch", np.int32), *((f, like.dtype, like.shape) for f, like in fields)])
+    compiled = summarize.lower(params, *batch).compile()
+
+    def look(params: Params, epoch: int) -> np.ndarray:
+        return np.array((epoch, *map(np.asarray, compiled(params, *batch))), dtype)
+
+    return look
 
 
-def _rounded(values: np.ndarray) -> list[float]:
+def read(path: Path) -> tuple[Batch, dict[str, np.ndarray]]:
+    """Read a run's geometry.npz: the batch, and the rows of each network.
+
+    Raises:
+        OSError: It is not there.
+        ValueError: It is damaged.
+    """
+    with (path / FILE).open("rb") as file:
+        try:
+            arrays = dict(np.load(file, allow_pickle=False))
+            batch = jnp.asarray(arrays.pop("x")), jnp.asarray(arrays.pop("targets"))
+        except Exception as error:  # whatever a damaged archive makes NumPy raise
+            raise ValueError(f"a damaged file: {error}") from error
+    for name, rows in arrays.items():
+        if rows.dtype.names is None or not {"epoch", *geometry.Summary._fields} <= {
+            *rows.dtype.names
+        }:
+            raise ValueError(f"{name} does not hold the fields of this version of bnjax")
+    return batch, arrays
+
+
+def _short(values: np.ndarray) -> list[float]:
     return [float(f"{value:.4g}") for value in values.tolist()]

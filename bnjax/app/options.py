@@ -88,6 +88,17 @@ class Train:
     """Newest checkpoints that are kept."""
     on_divergence: Annotated[str, _choice(ON_DIVERGENCE)] = "stop"
     """What to do when a cost becomes NaN or infinite: stop with exit code 3, or continue."""
+    devices: Annotated[int | Literal["all"] | None, tyro.conf.arg(metavar="N|all")] = None
+    """Devices that share each mini-batch; one by default, and all those of several processes."""
+    sync_statistics: bool = True
+    """Normalize over the whole mini-batch, or with no-: over each device's share by itself."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT|auto")] = None
+    """Train in several processes, started alike: where the first one listens, or auto for what
+    Slurm, Open MPI or a TPU pod tell. All must see the data, and the run's folder to resume."""
+    num_processes: int | None = None
+    """How many processes there are; auto knows."""
+    process_id: int | None = None
+    """Which one this is, from 0, which alone writes and speaks; auto knows."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the summary as one JSON object."""
 
@@ -133,7 +144,33 @@ class Train:
         _check_number("--diagnostics", self.diagnostics, least=0)
         _check_number("--checkpoint-every", self.checkpoint_every, least=0)
         _check_number("--keep", self.keep, least=1)
+        if isinstance(self.devices, int):
+            _check_number("--devices", self.devices, least=1)
+        self.check_processes()
         _check_number("--seed", self.seed, least=0, below=2**32)
+
+    def check_processes(self) -> None:
+        """Refuse half of what several processes need.
+
+        Raises:
+            UserError: An option is missing, or a number out of its range.
+        """
+        numbers = {"--num-processes": self.num_processes, "--process-id": self.process_id}
+        if self.coordinator is None:
+            for option, number in numbers.items():
+                if number is not None:
+                    raise UserError(
+                        f"{option}: needs --coordinator HOST:PORT; add it, or leave out"
+                    )
+        elif self.coordinator != "auto":
+            for option, number in numbers.items():
+                if number is None:
+                    raise UserError(f"--coordinator: needs {option} beside it, or auto; add it")
+        if self.num_processes is not None:
+            _check_number("--num-processes", self.num_processes, least=1)
+        if self.process_id is not None:
+            below = float("inf") if self.num_processes is None else self.num_processes
+            _check_number("--process-id", self.process_id, least=0, below=below)
 
     def resolved_learning_rate(self) -> float:
         """Tell the learning rate that is meant."""

@@ -16,11 +16,11 @@ def say(message: str) -> None:
 class TrainingProgress:
     """One line per network: epoch, cost, test accuracy, samples per second, time left."""
 
-    def __init__(self, networks: tuple[str, ...], epochs: int) -> None:
+    def __init__(self, networks: tuple[str, ...], epochs: int, *, silent: bool = False) -> None:
         """Prepare a line for each network."""
         self._epochs = epochs
         self._every = max(1, epochs // _LINES)
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=silent)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         if self._console.is_terminal and not self._console.is_dumb_terminal:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bnjax.app import evaluation, plots, sessions, summaries
 from bnjax.app.progress import say
-from bnjax.app.runs import finite
+from bnjax.app.runs import RunFolder, finite
 from bnjax.app.sessions import Run, Session
 
 
@@ -26,11 +26,12 @@ def leave(session: Session, began: float, *, interrupted: bool) -> int:
         The exit code.
     """
     options, data, runs, folder = session.options, session.data, session.runs, session.folder
-    stopped = bool(session.diverged) and options.on_divergence == "stop"
+    if folder is None:
+        return _code(session, interrupted)
     measured = {
-        name: _leave_network(session, name, run)
+        name: _leave_network(session, folder, name, run)
         for name, run in runs.items()
-        if not (stopped and run.divergence)  # its last good checkpoint is worth more
+        if not (session.stopped and run.divergence)  # its last good checkpoint is worth more
     }
     if session.epoch:
         draw = partial(
@@ -51,7 +52,7 @@ def leave(session: Session, began: float, *, interrupted: bool) -> int:
     summary = summaries.gather(session)
     for name, figures in summary["networks"].items():
         figures |= measured.get(name, {})
-    summary["finished"] = session.epoch == options.epochs and not stopped
+    summary["finished"] = session.epoch == options.epochs and not session.stopped
     summary["interrupted"] = interrupted and session.epoch < options.epochs
     summary["seconds"] = time.perf_counter() - began
     summary["out"] = str(folder.path)
@@ -60,24 +61,28 @@ def leave(session: Session, began: float, *, interrupted: bool) -> int:
         print(json.dumps(finite(summary), allow_nan=False))
     else:
         summaries.show(summary)
-    if stopped:
+    if session.stopped:
         say(
             f"stopped after epoch {session.epoch} of {options.epochs}: {folder.path} keeps its "
             "last good checkpoint; use a smaller --learning-rate, or --on-divergence continue"
         )
-        return 3
-    if summary["interrupted"]:
+    elif summary["interrupted"]:
         say(
             f"interrupted after epoch {session.epoch} of {options.epochs}: what has been learnt is "
             f"in {folder.path}; bnjax train --resume {folder.path} goes on"
         )
-        return 130
-    return 0
+    return _code(session, interrupted)
 
 
-def _leave_network(session: Session, name: str, run: Run) -> dict[str, Any]:
+def _code(session: Session, interrupted: bool) -> int:
+    if session.stopped:
+        return 3
+    return 130 if interrupted and session.epoch < session.options.epochs else 0
+
+
+def _leave_network(session: Session, folder: RunFolder, name: str, run: Run) -> dict[str, Any]:
     """Write a network, a normalized one folded too; hand out what was measured."""
-    data, folder, params = session.data, session.folder, run.train_state.params
+    data, (params, kept, *_) = session.data, run.here
     classify = bool(data.classes)
     x, x_test, targets_test = map(jnp.asarray, (data.x_train, data.x_test, data.targets_test))
     described = {"center": data.center, "spread": data.spread, "classes": data.classes}
@@ -92,7 +97,7 @@ def _leave_network(session: Session, name: str, run: Run) -> dict[str, Any]:
         "statistics": evaluation.gaps(
             run.net,
             params,
-            run.train_state.state,
+            kept,
             x,
             x_test,
             targets_test,

@@ -13,23 +13,25 @@ from bnjax.app import saved
 from bnjax.app.errors import UserError
 from bnjax.app.options import Train
 from bnjax.app.progress import say
-from bnjax.app.runs import RunFolder
 
-_BESIDE = frozenset({"--resume", "--json", "--epochs"})
+_PROCESSES = ("coordinator", "num_processes", "process_id")
+_BESIDE = frozenset({"--resume", "--json", "--epochs"}) | {
+    f"--{name.replace('_', '-')}" for name in _PROCESSES
+}
 
 
 @dataclass(frozen=True)
 class Old:
     """A run that has begun."""
 
-    folder: RunFolder
+    path: Path
     options: Train
     config: dict[str, Any]
     finished: bool
 
 
-def reopen(options: Train, given: frozenset[str]) -> Old:
-    """Take up the run in `options.resume`, with its own options.
+def read(options: Train, given: frozenset[str]) -> Old:
+    """Read what the run in `options.resume` began with.
 
     Args:
         options: Those of the command line.
@@ -43,37 +45,34 @@ def reopen(options: Train, given: frozenset[str]) -> Old:
             f"{name}: not beside --resume, which goes on with the run's own options; leave it "
             "out, or start another run"
         )
-    folder = RunFolder.reopen(options.resume or "")
-    try:
-        config = saved.read_config(folder.path)
-        own = _options(folder.path, config)
-        if "--epochs" in given and options.epochs < own.epochs:
-            raise UserError(
-                f"--epochs: expected at least {own.epochs}, what the run was to have, got "
-                f"{options.epochs}; leave it out"
-            )
-        epochs = options.epochs if "--epochs" in given else own.epochs
-        own = dataclasses.replace(own, epochs=epochs, json=options.json)
-        summary = saved.read_summary(folder.path)
-        finished = (
-            summary is not None
-            and summary.get("finished", False)
-            and summary["options"]["epochs"] >= epochs
+    path = Path(options.resume or "")
+    config = saved.read_config(path)
+    own = _options(path, config)
+    if "--epochs" in given and options.epochs < own.epochs:
+        raise UserError(
+            f"--epochs: expected at least {own.epochs}, what the run was to have, got "
+            f"{options.epochs}; leave it out"
         )
-    except BaseException:
-        folder.close()
-        raise
-    return Old(folder, own, config, finished)
+    epochs = options.epochs if "--epochs" in given else own.epochs
+    processes = {name: getattr(options, name) for name in _PROCESSES}
+    own = dataclasses.replace(own, epochs=epochs, json=options.json, **processes)
+    summary = saved.read_summary(path)
+    finished = (
+        summary is not None
+        and summary.get("finished", False)
+        and summary["options"]["epochs"] >= epochs
+    )
+    return Old(path, own, config, finished)
 
 
 def check(old: Old, resolved: Mapping[str, Any]) -> None:
-    """Refuse data or numbers that are not those the run began with; note a longer run.
+    """Refuse data or numbers that are not those the run began with.
 
     Raises:
         UserError: They are not.
     """
-    path = old.folder.path
-    if resolved["digest"] != old.config["resolved"]["digest"]:
+    path, then = old.path, old.config["resolved"]
+    if resolved["digest"] != then["digest"]:
         raise UserError(
             f"--resume: {old.options.data} is not what {path} was trained on; bring the old data "
             "back, or start another run"
@@ -83,13 +82,16 @@ def check(old: Old, resolved: Mapping[str, Any]) -> None:
             f"--resume: {path} was begun with JAX_ENABLE_X64={int(not x64)}, now it is {int(x64)}; "
             "set it as it was"
         )
-    if (then := old.config["versions"]["jax"]) != jax.__version__:
-        say(
-            f"{path} was begun with jax {then}, now it is {jax.__version__}: "
-            "the last digits may differ"
+    before, now = (
+        (f"jax {jax_version}", f"{devices} device{'s' * (devices > 1)}")
+        for jax_version, devices in (
+            (old.config["versions"]["jax"], then["devices"]),
+            (jax.__version__, resolved["devices"]),
         )
-    if old.options.epochs > old.config["options"]["epochs"]:
-        old.folder.write_config(dataclasses.asdict(old.options), resolved)
+    )
+    for was, is_now in zip(before, now, strict=True):
+        if was != is_now:
+            say(f"{path} was begun on {was}, now it is {is_now}: the last digits may differ")
 
 
 def _options(path: Path, config: Mapping[str, Any]) -> Train:

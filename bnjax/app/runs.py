@@ -82,18 +82,12 @@ class RunFolder:
         return folder
 
     @classmethod
-    def reopen(cls, path: str) -> "RunFolder":
+    def reopen(cls, place: Path) -> "RunFolder":
         """Take up the folder of a run that has begun.
 
         Raises:
-            UserError: It holds no run, is in use or cannot be written.
+            UserError: It is in use or cannot be written.
         """
-        place = Path(path)
-        if not (place / "config.json").is_file():
-            raise UserError(
-                f"--resume: {place} holds no config.json, so no run has begun in it; name a run's "
-                "folder, or start one with bnjax train --out"
-            )
         with _naming("--resume", place, "see to its permissions"):
             return cls(place, _lock("--resume", place))
 

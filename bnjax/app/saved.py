@@ -177,5 +177,6 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{path}: {name} cannot be read: {reason}; name the folder of a run of bnjax train"
+            f"{path}: {name} cannot be read: {reason}; name the folder of a run that bnjax "
+            "train has begun"
         ) from None

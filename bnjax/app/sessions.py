@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
-from bnjax.app import checkpoints, evaluation, gradients, saved
+from bnjax.app import checkpoints, devices, evaluation, gradients, saved
 from bnjax.app.checkpoints import Checkpoint
 from bnjax.app.data import Data
 from bnjax.app.divergence import Divergence
@@ -26,7 +28,7 @@ class Run:
     """One network in training, and what has been seen of it."""
 
     net: Network
-    train_state: TrainState
+    train_state: TrainState  # on all devices of the run
     epoch: jax.stages.Wrapped
     evaluate: evaluation.Evaluate
     percentiles: Callable[[TrainState], Array] | None
@@ -34,6 +36,11 @@ class Run:
     inputs: list[np.ndarray] = field(default_factory=list)  # (3, n) per epoch, the first before
     seconds: float = 0.0
     divergence: Divergence | None = None
+
+    @property
+    def here(self) -> TrainState:
+        """Return the train state on one device of this process."""
+        return devices.here(self.train_state)
 
 
 @dataclass
@@ -43,10 +50,11 @@ class Session:
     options: Train
     data: Data
     batch_size: int
-    folder: RunFolder
+    folder: RunFolder | None  # None where another process writes
     optimizer: optax.GradientTransformation
     runs: dict[str, Run]
     key: Array  # deals the data's order
+    mesh: Mesh | None  # None for one device
     epoch: int = 0  # the last one that all networks have finished
     checks: dict[str, gradients.Differences] = field(default_factory=dict)
 
@@ -55,24 +63,30 @@ class Session:
         """Return the networks that were lost."""
         return {name: run.divergence for name, run in self.runs.items() if run.divergence}
 
+    @property
+    def stopped(self) -> bool:
+        """Tell whether the run ends because a network was lost."""
+        return bool(self.diverged) and self.options.on_divergence == "stop"
+
 
 def statistics(session: Session, run: Run, x: Array) -> State:
     """Give the statistics that a network is evaluated with; x is the training set's."""
-    kind, (params, kept, *_) = session.options.statistics, run.train_state
+    kind, (params, kept, *_) = session.options.statistics, run.here
     return evaluation.choose(kind, run.net, params, kept, x, batch_size=session.batch_size)
 
 
 def save(session: Session) -> None:
     """Write a checkpoint of where the session stands."""
+    if session.folder is None:
+        return
+    runs = session.runs.items()
     arrays = {
         "key": np.asarray(jax.random.key_data(session.key)),
-        "networks": {
-            name: jax.tree.map(np.asarray, run.train_state) for name, run in session.runs.items()
-        },
-        "inputs": {name: np.stack(run.inputs) for name, run in session.runs.items() if run.inputs},
+        "networks": {name: jax.tree.map(np.asarray, run.here) for name, run in runs},
+        "inputs": {name: np.stack(run.inputs) for name, run in runs if run.inputs},
     }
     about = {
-        "seconds": {name: run.seconds for name, run in session.runs.items()},
+        "seconds": {name: run.seconds for name, run in runs},
         "checks": session.checks,
         "diverged": session.diverged,
     }
@@ -80,34 +94,39 @@ def save(session: Session) -> None:
     session.folder.write_checkpoint(checkpoint, keep=session.options.keep)
 
 
-def take_up(session: Session) -> None:
-    """Bring the session to its newest checkpoint; without one it begins anew."""
-    runs, path = session.runs, session.folder.path
+def take_up(session: Session, path: Path) -> None:
+    """Bring the session to the newest checkpoint in `path`; without one it begins anew."""
+    runs, folder = session.runs, session.folder
     widths = {name: run.net.sizes[-2] for name, run in runs.items() if run.percentiles}
     dtype = jnp.result_type(float)
 
     def template(epoch: int) -> dict[str, Any]:
         return {
             "key": np.asarray(jax.random.key_data(session.key)),
-            "networks": {
-                name: jax.tree.map(np.asarray, run.train_state) for name, run in runs.items()
-            },
+            "networks": {name: jax.tree.map(np.asarray, run.here) for name, run in runs.items()},
             "inputs": {name: np.zeros((epoch + 1, 3, n), dtype) for name, n in widths.items()},
         }
 
-    most = saved.covered(saved.read_metrics(path), tuple(runs))
-    checkpoint = checkpoints.newest(path, template, most=most, say=say)
-    session.epoch = 0 if checkpoint is None else checkpoint.epoch
-    lines = session.folder.keep_metrics(session.epoch)
-    if checkpoint is None:
-        say(f"no checkpoint to go on from in {path}: starting over from its config.json")
+    checkpoint, lines = None, []
+    if folder is not None:
+        most = saved.covered(saved.read_metrics(path), tuple(runs))
+        checkpoint = checkpoints.newest(path, template, most=most, say=say)
+    epoch = devices.from_first(0 if checkpoint is None else checkpoint.epoch)
+    if folder is not None:
+        lines = folder.keep_metrics(epoch)
+        if checkpoint is None:
+            say(f"no checkpoint to go on from in {path}: starting over from its config.json")
+        else:
+            say(f"going on from the checkpoint of epoch {epoch} in {path}")
+    if not epoch:
         return
-    say(f"going on from the checkpoint of epoch {checkpoint.epoch} in {path}")
+    checkpoint = checkpoint or checkpoints.read(path, epoch, template(epoch))
     arrays, about = checkpoint.arrays, checkpoint.about
+    session.epoch = epoch
     session.key = jax.random.wrap_key_data(jnp.asarray(arrays["key"]))
     session.checks = about["checks"]
     for name, run in runs.items():
-        run.train_state = jax.tree.map(jnp.asarray, arrays["networks"][name])
+        run.train_state = devices.place(session.mesh, arrays["networks"][name])
         run.inputs = list(arrays["inputs"].get(name, ()))
         run.metrics = [line for line in lines if line["network"] == name]
         run.seconds = about["seconds"][name]

@@ -3,16 +3,20 @@
 import contextlib
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from bnjax import training
 from bnjax.app import (
     checkpoints,
+    devices,
+    diagnostics,
     divergence,
     evaluation,
     gradients,
@@ -23,7 +27,6 @@ from bnjax.app import (
 )
 from bnjax.app import data as datasets
 from bnjax.app.data import Data
-from bnjax.app.diagnostics import Recorder
 from bnjax.app.errors import UserError
 from bnjax.app.options import Train
 from bnjax.app.progress import TrainingProgress, say
@@ -51,59 +54,92 @@ def train(options: Train, *, given: frozenset[str] = frozenset()) -> int:
             be written, and what stands in it is whole.
     """
     began = time.perf_counter()
-    old = None if options.resume is None else resuming.reopen(options, given)
+    options.check_processes()
+    devices.join(options)
     with contextlib.ExitStack() as stack:
-        if old is not None:
-            stack.callback(old.folder.close)
-            options = old.options
-            if old.finished:
-                say(
-                    f"the run in {old.folder.path} is finished: {options.epochs} epochs; more "
-                    f"with --epochs, predictions with bnjax predict {old.folder.path} FILE"
-                )
-                return 0
-        options.check()
-        if options.checkpoint_every:
-            checkpoints.require()
-        data = datasets.load(
-            options.data,
-            cost=options.cost,
-            label=options.label,
-            test_fraction=options.test_fraction,
-            seed=options.seed,
-            scale=options.scale,
-        )
-        samples = len(data.x_train)
-        batch_size = samples if options.batch_size == "full" else options.batch_size
-        if batch_size > samples:
-            raise UserError(
-                f"--batch-size: expected at most {samples}, the size of the training set, got "
-                f"{batch_size}; use a smaller batch, or full"
-            )
-        resolved = {
-            "learning_rate": options.resolved_learning_rate(),
-            "batch_size": batch_size,
-            "data": datasets.absolute(options.data),
-            "digest": datasets.digest(data),
-        }
-        if old is None:
-            folder = RunFolder.create(options.out, overwrite=options.overwrite)
-            stack.callback(folder.close)
-            folder.write_config(dataclasses.asdict(options), resolved)
-        else:
-            folder = old.folder
-            resuming.check(old, resolved)
-        session = _start(options, data, batch_size, folder)
+        session, problem = None, None
+        try:
+            session = _begin(options, given, stack)
+        except UserError as error:
+            problem = error
+        if not devices.everyone(problem is None):
+            raise problem or UserError("another process of this run cannot begin; see what it says")
+        if session is None:
+            return 0
         with ctrl_c() as asked_to_stop:
-            if old is not None:
-                sessions.take_up(session)
-            _train(session, asked_to_stop)
-        return results.leave(session, began, interrupted=bool(asked_to_stop))
+            if options.resume is not None:
+                sessions.take_up(session, Path(options.resume))
+            interrupted = _train(session, asked_to_stop)
+        return results.leave(session, began, interrupted=interrupted)
 
 
-def _start(options: Train, data: Data, batch_size: int, folder: RunFolder) -> Session:
-    """Build the networks: the same weights for both, as they share sizes and key."""
+def _begin(options: Train, given: frozenset[str], stack: contextlib.ExitStack) -> Session | None:
+    """Read the data, open the folder, build the networks; None where all is done already."""
+    old = None if options.resume is None else resuming.read(options, given)
+    folder = None
+    if old is not None:
+        options = old.options
+        if devices.is_first():
+            folder = RunFolder.reopen(old.path)
+            stack.callback(folder.close)
+        if old.finished:
+            if devices.is_first():
+                say(
+                    f"the run in {old.path} is finished: {options.epochs} epochs; more with "
+                    f"--epochs, predictions with bnjax predict {old.path} FILE"
+                )
+            return None
+    options.check()
+    if options.checkpoint_every:
+        checkpoints.require()
+    mesh = devices.choose(options)
+    data = datasets.load(
+        options.data,
+        cost=options.cost,
+        label=options.label,
+        test_fraction=options.test_fraction,
+        seed=options.seed,
+        scale=options.scale,
+    )
+    samples = len(data.x_train)
+    batch_size = samples if options.batch_size == "full" else options.batch_size
+    if batch_size > samples:
+        raise UserError(
+            f"--batch-size: expected at most {samples}, the size of the training set, got "
+            f"{batch_size}; use a smaller batch, or full"
+        )
+    resolved = {
+        "learning_rate": options.resolved_learning_rate(),
+        "batch_size": batch_size,
+        "data": datasets.absolute(options.data),
+        "digest": datasets.digest(data),
+        "devices": 1 if mesh is None else mesh.size,
+    }
     optimizer = _optimizer(options.optimizer, options.resolved_learning_rate())
+    runs = _start(options, data, optimizer, mesh)
+    if old is not None:
+        resuming.check(old, resolved)
+    elif devices.is_first():
+        folder = RunFolder.create(options.out, overwrite=options.overwrite)
+        stack.callback(folder.close)
+    if folder is not None and (old is None or old.options.epochs > old.config["options"]["epochs"]):
+        folder.write_config(dataclasses.asdict(options), resolved)
+    return Session(
+        options,
+        data,
+        batch_size,
+        folder,
+        optimizer,
+        runs,
+        key=jax.random.fold_in(jax.random.key(options.seed), 1),  # not the weights' key
+        mesh=mesh,
+    )
+
+
+def _start(
+    options: Train, data: Data, optimizer: optax.GradientTransformation, mesh: Mesh | None
+) -> dict[str, Run]:
+    """Build the networks: the same weights for both, as they share sizes and key."""
     names = ("baseline", "bn") if options.network == "both" else (options.network,)
     runs = {}
     for name in names:
@@ -118,17 +154,26 @@ def _start(options: Train, data: Data, batch_size: int, folder: RunFolder) -> Se
             decay=(options.decay, None),  # both running kinds, for the summary to compare
         )
         start = training.init(net, optimizer, jax.random.key(options.seed))
+        try:
+            epoch = training.make_epoch(
+                net,
+                optimizer,
+                gradient=options.gradient,
+                mesh=mesh,
+                sync_statistics=options.sync_statistics,
+            )
+        except ValueError as error:  # a gradient that knows one device only
+            raise UserError(f"--gradient {options.gradient}, --devices: {error}") from error
         runs[name] = Run(
             net,
-            start,
-            training.make_epoch(net, optimizer, gradient=options.gradient),
+            devices.place(mesh, start),
+            epoch,
             evaluation.make_evaluate(net, classify=bool(data.classes)),
             inputs.make_percentiles(net, jnp.asarray(data.x_train[:_PROBE]))
             if options.hidden
             else None,
         )
-    key = jax.random.fold_in(jax.random.key(options.seed), 1)  # not the weights' key
-    return Session(options, data, batch_size, folder, optimizer, runs, key)
+    return runs
 
 
 def _optimizer(name: str, learning_rate: float) -> optax.GradientTransformation:
@@ -141,20 +186,29 @@ def _optimizer(name: str, learning_rate: float) -> optax.GradientTransformation:
             return optax.adam(learning_rate)
 
 
-def _train(session: Session, asked_to_stop: list[int]) -> None:
-    """Train all networks epoch by epoch, from where the session stands."""
-    options, data, runs, folder = session.options, session.data, session.runs, session.folder
+def _train(session: Session, asked_to_stop: list[int]) -> bool:
+    """Train all networks epoch by epoch, from where the session stands.
+
+    Returns:
+        Whether Ctrl-C has ended it.
+    """
+    options, data, runs = session.options, session.data, session.runs
     arrays = data.x_train, data.targets_train, data.x_test, data.targets_test
     x, targets, x_test, targets_test = (jnp.asarray(array) for array in arrays)
+    shares = devices.share(session.mesh, x, targets)
     samples = x.shape[0]
-    deal = jax.jit(
+    shuffle = jax.jit(
         lambda epoch: training.shuffle(
             jax.random.fold_in(session.key, epoch), samples, session.batch_size
         )
     )
+
+    def deal(epoch: int) -> np.ndarray:
+        return np.asarray(shuffle(epoch))
+
     order = deal(session.epoch)
     epochs = {  # compiled ahead, so that speed is measured without it
-        name: run.epoch.lower(run.train_state, order, x, targets).compile()
+        name: run.epoch.lower(run.train_state, order, *shares).compile()
         for name, run in runs.items()
     }
     compare = None
@@ -165,42 +219,45 @@ def _train(session: Session, asked_to_stop: list[int]) -> None:
     def check(moment: str, indices: np.ndarray) -> None:
         if compare is not None:
             batch = data.x_train[indices], data.targets_train[indices], indices >= 0
-            session.checks[moment] = compare(runs["bn"].train_state, *batch)
+            session.checks[moment] = compare(runs["bn"].here, *batch)
 
     for run in runs.values():
         if run.percentiles is not None and not run.inputs:
-            run.inputs.append(np.asarray(run.percentiles(run.train_state)))
-    recorder = Recorder(session, x, targets) if options.diagnostics else None
-    with TrainingProgress(tuple(runs), options.epochs) as progress:
+            run.inputs.append(np.asarray(run.percentiles(run.here)))
+    recorder = diagnostics.Recorder(session, x, targets)
+    silent = not devices.is_first()
+    stop = False
+    with TrainingProgress(tuple(runs), options.epochs, silent=silent) as progress:
         for epoch in range(session.epoch + 1, options.epochs + 1):
             order = deal(epoch)
             if epoch in at:
-                check(at[epoch], np.asarray(order)[0])
+                check(at[epoch], order[0])
             for name, run in runs.items():
-                before = jax.tree.map(np.array, run.train_state)  # the epoch is given the buffers
+                before = jax.tree.map(np.array, run.here)  # the epoch is given the buffers
                 started = time.perf_counter()
-                run.train_state, batch_costs = epochs[name](run.train_state, order, x, targets)
+                run.train_state, batch_costs = epochs[name](run.train_state, order, *shares)
                 jax.block_until_ready(run.train_state)
                 run.seconds += time.perf_counter() - started
-                params, state = run.train_state.params, sessions.statistics(session, run, x)
+                batch_costs = np.asarray(devices.here(batch_costs))
+                params, state = run.here.params, sessions.statistics(session, run, x)
                 _, train_accuracy = run.evaluate(params, state, x, targets)
                 test_cost, test_accuracy = run.evaluate(params, state, x_test, targets_test)
                 line = {
                     "network": name,
                     "epoch": epoch,
-                    "step": int(run.train_state.step),
+                    "step": int(run.here.step),
                     "cost": float(np.mean(batch_costs)),
                     "test_cost": float(test_cost),
                     "train_accuracy": float(train_accuracy) if data.classes else None,
                     "test_accuracy": float(test_accuracy) if data.classes else None,
                     "seconds": run.seconds,
                 }
-                if recorder is not None:
-                    line |= recorder.look(name, epoch)
+                line |= recorder.look(name, epoch)
                 run.metrics.append(line)
-                folder.write_metrics(line)
+                if session.folder is not None:
+                    session.folder.write_metrics(line)
                 if run.percentiles is not None:
-                    run.inputs.append(np.asarray(run.percentiles(run.train_state)))
+                    run.inputs.append(np.asarray(run.percentiles(run.here)))
                 speed = samples * epoch / run.seconds
                 left = (options.epochs - epoch) * run.seconds / epoch
                 result = _result(line)
@@ -210,26 +267,26 @@ def _train(session: Session, asked_to_stop: list[int]) -> None:
                 if run.divergence is None:
                     run.divergence = divergence.find(
                         training.make_step(run.net, session.optimizer, gradient=options.gradient),
-                        (before, run.train_state),
-                        (np.asarray(order), x, targets),
+                        (before, run.here),
+                        (order, x, targets),
                         epoch=epoch,
-                        costs=np.asarray(batch_costs),
+                        costs=batch_costs,
                     )
                     if run.divergence is not None:
                         progress.say(divergence.describe(name, run.divergence))
             session.epoch = epoch
-            if session.diverged and options.on_divergence == "stop":
+            if session.stopped:
                 break
+            stop = devices.anyone(bool(asked_to_stop))
             every = options.checkpoint_every
-            if every and (epoch % every == 0 or (asked_to_stop and epoch < options.epochs)):
-                if recorder is not None:
-                    recorder.write()  # before: a checkpoint counts on what was recorded up to it
+            if every and (epoch % every == 0 or (stop and epoch < options.epochs)):
+                recorder.write()  # before: a checkpoint counts on what was seen up to it
                 sessions.save(session)
-            if asked_to_stop:
+            if stop:
                 break
-    if recorder is not None:
-        recorder.write()
-    check("end", np.asarray(order)[0])
+    recorder.write()
+    check("end", order[0])
+    return stop
 
 
 def _result(line: dict[str, Any]) -> str:

@@ -1,20 +1,36 @@
-"""Training: steps, epochs.
+"""Training: steps, epochs, whole runs, sweeps, on one device or many.
 
-The rooms: `steps` (one update), `epochs` (one pass over the data, one compiled program),
-`inference` (statistics for inference, measured after training).
+The rooms: `steps` (one update), `epochs` (one pass over the data, one compiled program), `runs`
+(many epochs, k of them per call), `streams` (data that does not fit on the device), `sweeps` (many
+networks at once), `devices` (data spread over a mesh), `inference` (statistics for inference,
+measured after training).
 """
 
+from bnjax.training.devices import data_mesh, local_rows, spread
 from bnjax.training.epochs import make_epoch, shuffle
 from bnjax.training.inference import measure_population
-from bnjax.training.steps import GRADIENTS, Step, TrainState, init, make_step
+from bnjax.training.runs import Progress, fit
+from bnjax.training.steps import GRADIENTS, Step, TrainState, decay_mask, init, make_step
+from bnjax.training.streams import fit_batches, prefetch
+from bnjax.training.sweeps import Sweep, sweep
 
 __all__ = [
     "GRADIENTS",
+    "Progress",
     "Step",
+    "Sweep",
     "TrainState",
+    "data_mesh",
+    "decay_mask",
+    "fit",
+    "fit_batches",
     "init",
+    "local_rows",
     "make_epoch",
     "make_step",
     "measure_population",
+    "prefetch",
     "shuffle",
+    "spread",
+    "sweep",
 ]

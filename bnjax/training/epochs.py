@@ -5,15 +5,21 @@
 Source: S3 (the three regimes of gradient descent).
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from bnjax.network import Network
-from bnjax.training.steps import TrainState, make_step
+from bnjax.training import devices
+from bnjax.training.steps import Step, TrainState, make_step
+
+Epoch = Callable[[TrainState, Array, Array, Array], tuple[TrainState, Array]]
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -41,7 +47,12 @@ def shuffle(key: Array, samples: int, batch_size: int) -> Array:
 
 
 def make_epoch(
-    net: Network, optimizer: optax.GradientTransformation, *, gradient: str = "rule"
+    net: Network,
+    optimizer: optax.GradientTransformation,
+    *,
+    gradient: str = "rule",
+    mesh: Mesh | None = None,
+    sync_statistics: bool = True,
 ) -> jax.stages.Wrapped:
     """Make the function that trains for one epoch: one compiled program, one trace.
 
@@ -49,6 +60,10 @@ def make_epoch(
         net: The network.
         optimizer: As in `make_step`.
         gradient: As in `make_step`.
+        mesh: None for one device; or devices that hold the data in shares, as `spread` hands them
+            out, and train on their share of each batch. The batches are those of one device, and
+            the results too, but for rounding.
+        sync_statistics: As in `make_step`.
 
     Returns:
         epoch(train_state, order, x, targets) -> (train_state, costs): order as `shuffle` deals
@@ -57,7 +72,7 @@ def make_epoch(
         jitted; `train_state` is donated: use the returned one.
 
     Raises:
-        ValueError: The gradient's name is unknown.
+        ValueError: As in `make_step`.
 
     Example:
         >>> from bnjax import training
@@ -69,8 +84,31 @@ def make_epoch(
         >>> print(state.step, costs.shape)
         3 (3,)
     """
-    step = make_step(net, optimizer, gradient=gradient)
+    epoch = pure_epoch(
+        net, optimizer, gradient=gradient, mesh=mesh, sync_statistics=sync_statistics
+    )
+    return jax.jit(epoch, donate_argnums=0)
 
+
+def pure_epoch(
+    net: Network,
+    optimizer: optax.GradientTransformation,
+    *,
+    gradient: str,
+    mesh: Mesh | None,
+    sync_statistics: bool,
+) -> Epoch:
+    """Make the epoch that `make_epoch` jits."""
+    if mesh is None:
+        return _on_one_device(make_step(net, optimizer, gradient=gradient))
+    names = tuple(mesh.axis_names)
+    step = make_step(
+        net, optimizer, gradient=gradient, axis_name=names, sync_statistics=sync_statistics
+    )
+    return _across(step, mesh, names)
+
+
+def _on_one_device(step: Step) -> Epoch:
     def epoch(
         train_state: TrainState, order: Array, x: Array, targets: Array
     ) -> tuple[TrainState, Array]:
@@ -85,4 +123,34 @@ def make_epoch(
         train_state, cost = step(train_state, x[last], targets[last], last >= 0)
         return train_state, jnp.append(costs, cost)
 
-    return jax.jit(epoch, donate_argnums=0)
+    return epoch
+
+
+def _across(step: Step, mesh: Mesh, names: tuple[str, ...]) -> Epoch:
+    def epoch(
+        train_state: TrainState, order: Array, x: Array, targets: Array
+    ) -> tuple[TrainState, Array]:
+        unfilled = -order.shape[1] % mesh.size
+        padded = jnp.pad(order, ((0, 0), (0, unfilled)), constant_values=-1)
+
+        def local(
+            train_state: TrainState, order: Array, x: Array, targets: Array
+        ) -> tuple[TrainState, Array]:
+            def train(
+                train_state: TrainState, indices: Array, masked: bool = bool(unfilled)
+            ) -> tuple[TrainState, Array]:
+                mine, *batch = devices.deal(indices, names, x, targets)
+                return step(train_state, *batch, mine >= 0 if masked else None)
+
+            if unfilled:
+                return lax.scan(train, train_state, order)
+            train_state, costs = lax.scan(train, train_state, order[:-1])
+            # how many samples there are, x does not tell: rows of zeros may follow them
+            train_state, cost = train(train_state, order[-1], masked=True)
+            return train_state, jnp.append(costs, cost)
+
+        return jax.shard_map(
+            local, mesh=mesh, in_specs=(P(), P(), P(names), P(names)), out_specs=P()
+        )(train_state, padded, x, targets)
+
+    return epoch
