@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bnjax import geometry, training
+from bnjax import geometry
 from bnjax.app.progress import say
 from bnjax.app.sessions import Session
 from bnjax.network import Network, Params

@@ -35,7 +35,8 @@ def run(arguments: Sequence[str]) -> int:
         print(f"bnjax {bnjax.__version__}")
         return 0
     try:
-        from bnjax.app.options import Predict, Train, Verify
+        from bnjax.app.explain import explain
+        from bnjax.app.options import Explain, Predict, Train, Verify
         from bnjax.app.predict import predict
         from bnjax.app.train import train
         from bnjax.app.verify import verify
@@ -45,11 +46,12 @@ def run(arguments: Sequence[str]) -> int:
             "pip install 'bnjax[cli]'"
         )
     try:
-        command = _parse(
-            arguments or ["--help"], {"train": Train, "predict": Predict, "verify": Verify}
-        )
+        commands = {"train": Train, "explain": Explain, "predict": Predict, "verify": Verify}
+        command = _parse(arguments or ["--help"], commands)
         if isinstance(command, Train):
             return train(command, given=_given(arguments))
+        if isinstance(command, Explain):
+            return explain(command)
         if isinstance(command, Predict):
             return predict(command)
         return verify(command) if isinstance(command, Verify) else command

@@ -206,6 +206,42 @@ class Predict:
 
 
 @dataclass(frozen=True)
+class Explain:
+    """Explain how the networks of a run learnt: a page of words and pictures in its folder.
+
+    Example: bnjax train --diagnostics 1 --out runs/digits, then bnjax explain runs/digits
+
+    Example: bnjax explain runs/digits --layer 2 --neuron 17 --input 3
+    """
+
+    run: tyro.conf.Positional[str]
+    """The run's folder."""
+    layer: int | None = None
+    """Of the weight to look at closely; layers, neurons and inputs are counted from zero."""
+    neuron: int | None = None
+    """Of the weight to look at closely; by default that with the layer's largest gradient."""
+    input: int | None = None
+    """Of the weight to look at closely; by default that with the neuron's largest gradient."""
+    network: Annotated[str | None, tyro.conf.arg(metavar="bn|baseline")] = None
+    """The network of that weight; bn where the run has it."""
+    text: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print what is seen instead of writing the page."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print it as one JSON object instead."""
+
+    def check(self) -> None:
+        """Refuse what names no weight.
+
+        Raises:
+            UserError: A part of the name is missing.
+        """
+        if self.layer is None and (self.neuron is not None or self.input is not None):
+            raise UserError("--layer: name it beside --neuron and --input, as --layer 2")
+        if self.neuron is None and self.input is not None:
+            raise UserError("--neuron: name it beside --input, as --neuron 17")
+
+
+@dataclass(frozen=True)
 class Verify:
     """Check every equation behind bnjax numerically, on fresh random cases.
 

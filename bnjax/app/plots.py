@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_LABELS = {"baseline": "baseline (BL)", "bn": "batch normalization (BN)"}
-_COLOURS = {"baseline": "#b5541c", "bn": "#1c5cb5"}  # told apart in grey, too
+LABELS = {"baseline": "baseline (BL)", "bn": "batch normalization (BN)"}
+COLOURS = {"baseline": "#b5541c", "bn": "#1c5cb5"}  # told apart in grey, too
 
 
 def curves(
@@ -21,7 +21,7 @@ def curves(
     left, right = figure.subplots(1, 2)
     for name, lines in metrics.items():
         steps = [line["step"] for line in lines]
-        style = {"label": _LABELS[name], "color": _COLOURS[name], "linewidth": 2}
+        style = {"label": LABELS[name], "color": COLOURS[name], "linewidth": 2}
         left.plot(steps, [_number(line["cost"]) for line in lines], **style)
         if lines[0]["test_accuracy"] is None:
             right.plot(steps, [_number(line["test_cost"]) for line in lines], **style)
@@ -58,14 +58,14 @@ def inputs(
         neuron = _typical(history)
         low, middle, high = history[:, :, neuron].T
         steps = steps_per_epoch * np.arange(len(history))
-        panel.fill_between(steps, low, high, color=_COLOURS[name], alpha=0.2, linewidth=0)
+        panel.fill_between(steps, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
         for values, label, style in (
             (high, "85th", "--"),
             (middle, "50th", "-"),
             (low, "15th", ":"),
         ):
-            panel.plot(steps, values, style, color=_COLOURS[name], linewidth=2, label=label)
-        _finish(panel, f"{_LABELS[name]}, neuron {neuron}", f"input of the {activation}")
+            panel.plot(steps, values, style, color=COLOURS[name], linewidth=2, label=label)
+        _finish(panel, f"{LABELS[name]}, neuron {neuron}", f"input of the {activation}")
         panel.legend(title="percentile", loc="best", framealpha=0.9)
     panels[0].figure.suptitle(
         f"What one typical {activation} of the last hidden layer is fed with, over training"
