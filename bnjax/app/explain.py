@@ -15,7 +15,7 @@ from bnjax.app.progress import say
 from bnjax.app.report import findings, page, panels, sphere
 from bnjax.app.report import weight as weights
 from bnjax.app.report.evidence import Evidence, gather
-from bnjax.app.report.findings import Finding
+from bnjax.app.report.finding import Finding
 from bnjax.app.report.weight import Weight
 from bnjax.app.runs import finite
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from bnjax import identities
+from bnjax.app.report.drawing import Panel
 from bnjax.app.report.evidence import Evidence
-from bnjax.app.report.findings import Finding, mean_cosine
-from bnjax.app.report.panels import Panel
+from bnjax.app.report.finding import Finding, mean_cosine
 from bnjax.app.report.weight import Weight
 from bnjax.app.report.words import LABELS, number, share, when
 
@@ -33,9 +33,14 @@ p { margin: .4rem 0 .8rem; max-width: 46rem; }
   font-size: .78rem; color: #1c4a8c; text-decoration: none; white-space: nowrap;
   margin-left: .15rem; }
 .panels { display: grid; gap: 1rem; margin: .6rem 0 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 18.5rem), 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); }
 figure { margin: 0; max-width: 30rem; break-inside: avoid; }
 figure img { width: 100%; height: auto; display: block; }
+@media (min-width: 50rem) {
+  .beside { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.5rem; align-items: start; }
+  .beside h2 { grid-column: 1 / -1; }
+  .beside .panels { margin: 0; }
+}
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .3rem 0; font-weight: 600; }
@@ -52,7 +57,8 @@ dd { margin: 0; min-width: 0; }
   body { font-size: 10.5pt; }
   main { max-width: none; padding: 0; }
   h2 { break-after: avoid; margin-top: 1.2rem; }
-  .panels { grid-template-columns: repeat(3, 1fr); }
+  .panels { grid-template-columns: repeat(2, 1fr); }
+  section:has(.panels) h2, section:has(.panels) p { break-after: avoid; }
   .short { border: 1px solid #9db4d3; }
   .tag { color: #000; border-color: #999; }
   tr, dt, dd, li { break-inside: avoid; }
@@ -96,7 +102,7 @@ def write(
     Returns:
         HTML.
     """
-    title = f"How {evidence.path.resolve().name} learnt"
+    title = f"How the run {evidence.path.resolve().name} learnt"
     tags = {tag for finding in findings for tag in finding.tags}
     body = [f"<h1>{_text(title)}</h1>", f'<p class="about">{_text(describe(evidence))}</p>']
     body += [f'<p class="notice">{_text(sentence)}</p>' for sentence in evidence.missing]
@@ -106,8 +112,8 @@ def write(
     for finding in findings:
         own = [panel for panel in panels if panel.section == finding.name]
         body.append(
-            f'<section id="{finding.name}"><h2>{_text(finding.title)}</h2><p>{_said(finding)}</p>'
-            f"{_figures(own)}</section>"
+            f'<section id="{finding.name}"{_beside(own)}><h2>{_text(finding.title)}</h2>'
+            f"<p>{_said(finding)}</p>{_figures(own)}</section>"
         )
     if weight is not None and triangle is not None:
         tags |= set(weight.tags)
@@ -241,6 +247,10 @@ def _weight(weight: Weight, triangle: Panel) -> str:
         f'<p class="about">{_text(name)}, at the end of the run. Another one: '
         "<code>bnjax explain RUN --layer L --neuron N --input J</code>.</p></div></div></section>"
     )
+
+
+def _beside(panels: Sequence[Panel]) -> str:
+    return ' class="beside"' if len(panels) == 1 else ""
 
 
 def _said(finding: Finding) -> str:

@@ -6,13 +6,8 @@
 (G.6)  how near the layers come to a halt
 """
 
-import base64
-import io
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
@@ -20,43 +15,30 @@ from matplotlib.figure import Figure
 
 from bnjax import geometry
 from bnjax.app.plots import COLOURS, LABELS
+from bnjax.app.report.drawing import (
+    SIZE,
+    STYLES,
+    Panel,
+    by_layer,
+    chosen_layers,
+    new_figure,
+    positive,
+    shade,
+    style_of,
+    svg,
+)
 from bnjax.app.report.evidence import Evidence
-from bnjax.app.report.findings import largest_cosine
+from bnjax.app.report.finding import BIN, largest_cosine, ratio_of
 from bnjax.app.report.words import when
-
-_SIZE = (4.6, 3.4)
-_STYLES = ("-", "--", "-.", ":")
-_MOST_LAYERS = 6  # of more, some are drawn
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One picture: which finding it belongs to, its SVG, and what it shows."""
-
-    section: str
-    svg: str
-    caption: str
-
-    def uri(self) -> str:
-        """Return it as an address that needs no file."""
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode()
 
 
 def draw(evidence: Evidence) -> list[Panel]:
     """Draw all that there is to draw."""
     panels = list(_curves(evidence))
     if any(len(rows) > 1 for rows in evidence.history.values()):
-        for several in (_amplitudes, _stopping, _inputs, _courses):
+        for several in (_amplitudes, _averages, _stopping, _inputs, _courses):
             panels += several(evidence)
     return [*panels, *_errors(evidence), *_cosines(evidence)]
-
-
-def svg(figure: Figure) -> str:
-    """Write a figure as SVG, the same bytes each time."""
-    written = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "bnjax"}):
-        figure.savefig(written, format="svg", metadata={"Date": None})
-    return written.getvalue()
 
 
 def _curves(evidence: Evidence) -> Iterator[Panel]:
@@ -72,10 +54,10 @@ def _curves(evidence: Evidence) -> Iterator[Panel]:
     else:
         kinds.append(("test_cost", "test cost", f"cost per sample{unit}", 1.0))
     for key, title, unit, factor in kinds:
-        figure, axes = _figure(title, "step (mini-batches)", unit)
+        figure, axes = new_figure(title, "step (mini-batches)", unit)
         for name, lines in evidence.metrics.items():
             values = [np.nan if line[key] is None else factor * line[key] for line in lines]
-            axes.plot([line["step"] for line in lines], values, **_style(name))
+            axes.plot([line["step"] for line in lines], values, **style_of(name))
         if key == "test_accuracy":
             axes.set_ylim(0, 101)
         else:
@@ -86,14 +68,14 @@ def _curves(evidence: Evidence) -> Iterator[Panel]:
 
 def _amplitudes(evidence: Evidence) -> Iterator[Panel]:
     count = max(rows["W"].shape[1] for rows in evidence.history.values())
-    for at in _chosen(count):
-        figure, axes = _figure(f"layer {at}", "epoch", "|∂C/∂W|, root mean square")
+    for at in chosen_layers(count):
+        figure, axes = new_figure(f"layer {at}", "epoch", "|∂C/∂W|, root mean square")
         for name, rows in evidence.history.items():
-            axes.plot(rows["epoch"], _positive(rows["W_bar"][:, at]), **_style(name))
+            axes.plot(rows["epoch"], positive(rows["W_bar"][:, at]), **style_of(name))
             if name == "baseline":
                 axes.plot(
                     rows["epoch"],
-                    _positive(rows["covariance"][:, at]),
+                    positive(rows["covariance"][:, at]),
                     ":",
                     color=COLOURS[name],
                     label="… what tells samples apart",
@@ -108,20 +90,35 @@ def _amplitudes(evidence: Evidence) -> Iterator[Panel]:
         )
 
 
+def _averages(evidence: Evidence) -> Iterator[Panel]:
+    rows = evidence.history.get("baseline")
+    if rows is None:
+        return
+    figure, axes = new_figure("averages against deviations", "epoch", "ratio of the two parts")
+    by_layer(axes, rows["epoch"], ratio_of(rows["means"], rows["covariance"]), "baseline")
+    axes.axhline(1, color="0.3", linewidth=1)
+    axes.set_yscale("log")
+    axes.legend(fontsize=8)
+    caption = "The baseline's B ⟨Δ⟩⟨u⟩ over what tells samples apart; above 1 it is larger (G.3)."
+    yield Panel("averages", svg(figure), caption)
+
+
 def _errors(evidence: Evidence) -> Iterator[Panel]:
     lengths = [rows["error"] for rows in evidence.history.values()]
     if not lengths or lengths[0].shape[1] < 2:
         return
-    low = min(float(_positive(each).min()) for each in map(_finite, lengths))
+    low = min(float(positive(each).min()) for each in map(_finite, lengths))
     high = max(float(each.max()) for each in lengths)
     for name, rows in evidence.history.items():
-        figure, axes = _figure(LABELS[name], "layer, from the input to the output", "length of Δ")
+        figure, axes = new_figure(
+            LABELS[name], "layer, from the input to the output", "length of Δ"
+        )
         moments = sorted({round(k) for k in np.geomspace(1, len(rows), 4)})
-        for k, style in zip(moments, _STYLES, strict=False):
+        for k, style in zip(moments, STYLES, strict=False):
             row = rows[k - 1]
-            colour = _shade(COLOURS[name], k / len(rows))
+            colour = shade(COLOURS[name], k / len(rows))
             label = when(int(row["epoch"]))
-            axes.plot(_positive(row["error"]), style, marker="o", color=colour, label=label)
+            axes.plot(positive(row["error"]), style, marker="o", color=colour, label=label)
         axes.set_yscale("log")
         axes.set_ylim(low / 1.5, high * 1.5)
         axes.set_xticks(range(rows["error"].shape[1]))
@@ -135,8 +132,8 @@ def _cosines(evidence: Evidence) -> Iterator[Panel]:
     for name, rows in evidence.history.items():
         count = rows["W"].shape[1]
         for kind, of in ((1, "Δ and x"), (2, "u and x"), (3, "Δ and u")):
-            chosen = _chosen(count)
-            figure = Figure(figsize=_SIZE, layout="constrained")
+            chosen = chosen_layers(count)
+            figure = Figure(figsize=SIZE, layout="constrained")
             columns = figure.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
             for axes, at in zip(columns, chosen, strict=True):
                 shares = rows[f"cos{kind}"][:, at]
@@ -191,25 +188,25 @@ def _stopping(evidence: Evidence) -> Iterator[Panel]:
         ("handed", 1, "handed_to_gamma", "neurons"),
         ("synced", 2, "stopped", "weights"),
     ):
-        nearest = largest_cosine(rows[f"cos{kind}"])[:, :count]
+        nearest = largest_cosine(rows[f"cos{kind}"])[:, :count] - BIN
         title = f"how near to a halt: largest |cos θ{kind}|"
-        figure, axes = _figure(title, "epoch", f"|cos θ{kind}|, to 0.05")
-        _by_layer(axes, rows["epoch"], nearest)
+        figure, axes = new_figure(title, "epoch", f"|cos θ{kind}|, rounded down to 0.05")
+        by_layer(axes, rows["epoch"], nearest)
         halt = np.sqrt(1 - geometry.ALIGNED**2)
         axes.axhline(halt, color="0.3", linewidth=1, linestyle=(0, (1, 1)), label="halt")
         axes.set_ylim(0, 1.05)
         axes.legend(fontsize=8, loc="best")
         yield Panel(section, svg(figure), f"The {things} nearest to a halt in each layer (G.6).")
         if rows[field].any():
-            figure, axes = _figure(f"{things} at a halt", "epoch", f"share of the {things}, %")
-            _by_layer(axes, rows["epoch"], 100 * rows[field])
+            figure, axes = new_figure(f"{things} at a halt", "epoch", f"share of the {things}, %")
+            by_layer(axes, rows["epoch"], 100 * rows[field])
             axes.legend(fontsize=8)
             yield Panel(
                 section, svg(figure), f"Share of {things} with |sin θ{kind}| below 0.1 (G.6)."
             )
     if rows["largest_group"].any():
-        figure, axes = _figure("largest group of synced inputs", "epoch", "inputs")
-        _by_layer(axes, rows["epoch"], rows["largest_group"])
+        figure, axes = new_figure("largest group of synced inputs", "epoch", "inputs")
+        by_layer(axes, rows["epoch"], rows["largest_group"])
         axes.legend(fontsize=8)
         yield Panel("synced", svg(figure), "Inputs that are in step with one neuron's x̂ (G.6).")
 
@@ -221,8 +218,8 @@ def _inputs(evidence: Evidence) -> Iterator[Panel]:
     low = min(float(each[..., 0].min()) for each in spreads)
     high = max(float(each[..., -1].max()) for each in spreads)
     for name, rows in evidence.history.items():
-        chosen = _chosen(rows["percentiles"].shape[1])
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        chosen = chosen_layers(rows["percentiles"].shape[1])
+        figure = Figure(figsize=SIZE, layout="constrained")
         columns = figure.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
         for axes, at in zip(columns, chosen, strict=True):
             p5, p25, p50, p75, p95 = rows["percentiles"][:, at].T
@@ -248,8 +245,8 @@ def _courses(evidence: Evidence) -> Iterator[Panel]:
     bn = evidence.history.get("bn")
     if bn is not None and bn["removed"].shape[1]:
         count = bn["removed"].shape[1]
-        figure, axes = _figure("taken off by normalization", "epoch", "|D.9 − D.13| / |D.13|")
-        _by_layer(axes, bn["epoch"], bn["removed"])
+        figure, axes = new_figure("taken off by normalization", "epoch", "|D.9 − D.13| / |D.13|")
+        by_layer(axes, bn["epoch"], bn["removed"])
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=8)
         yield Panel(
@@ -257,8 +254,8 @@ def _courses(evidence: Evidence) -> Iterator[Panel]:
             svg(figure),
             "What normalization takes off the gradient with constant statistics (D.13).",
         )
-        figure, axes = _figure("effective learning rate", "epoch", "1/|W|², mean over neurons")
-        _by_layer(axes, bn["epoch"], bn["turning"][:, :count])
+        figure, axes = new_figure("effective learning rate", "epoch", "1/|W|², mean over neurons")
+        by_layer(axes, bn["epoch"], bn["turning"][:, :count])
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=8)
         yield Panel("rate", svg(figure), "Times η: how fast a neuron's direction turns (BN.5).")
@@ -269,51 +266,13 @@ def _courses(evidence: Evidence) -> Iterator[Panel]:
         for name, rows in evidence.history.items():
             if not rows[field].shape[1]:
                 continue
-            figure, axes = _figure(f"{title}: {LABELS[name]}", "epoch", unit)
-            _by_layer(axes, rows["epoch"], rows[field] * (100 if field == "saturated" else 1), name)
+            figure, axes = new_figure(f"{title}: {LABELS[name]}", "epoch", unit)
+            by_layer(axes, rows["epoch"], rows[field] * (100 if field == "saturated" else 1), name)
             axes.set_ylim(bottom=0)
             axes.legend(fontsize=8)
             yield Panel(
                 section, svg(figure), f"{title.capitalize()} in {LABELS[name]}: outputs {caption}."
             )
-
-
-def _by_layer(axes: Axes, epochs: np.ndarray, values: np.ndarray, name: str = "bn") -> None:
-    count = values.shape[1]
-    for number, at in enumerate(_chosen(count)):
-        colour = _shade(COLOURS[name], (at + 1) / count)
-        style = _STYLES[number % len(_STYLES)]
-        axes.plot(epochs, values[:, at], style, color=colour, linewidth=2, label=f"layer {at}")
-
-
-def _chosen(count: int) -> list[int]:
-    """Choose the layers to draw: all, or of many the first, the last and some between."""
-    return sorted({round(at) for at in np.linspace(0, count - 1, min(count, _MOST_LAYERS))})
-
-
-def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title, fontsize=11)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.grid(alpha=0.3)
-    return figure, axes
-
-
-def _style(name: str) -> dict[str, Any]:
-    return {"color": COLOURS[name], "label": LABELS[name], "linewidth": 2}
-
-
-def _shade(colour: str, share: float) -> tuple[float, ...]:
-    """Mix a colour with white: the smaller the share, the lighter."""
-    mixed = 0.35 + 0.65 * share
-    return tuple(mixed * part + 1 - mixed for part in to_rgb(colour))
-
-
-def _positive(values: np.ndarray) -> np.ndarray:
-    """Leave out what a logarithmic axis has no place for."""
-    return np.where(values > 0, values, np.nan)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

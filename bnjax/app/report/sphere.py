@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnjax.app.report.panels import Panel, svg
+from bnjax.app.report.drawing import Panel, svg
 from bnjax.app.report.weight import Weight
 from bnjax.app.report.words import degrees
 

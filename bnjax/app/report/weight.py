@@ -86,8 +86,9 @@ def examine(
     Args:
         evidence: The run.
         layer: Counted from zero; by default the last normalized one.
-        neuron: By default the one with the largest gradient of a weight.
-        input: By default the one with the neuron's largest gradient.
+        neuron: By default the one with the largest gradient of a weight; without a layer, too, the
+            one whose weight normalization takes most off.
+        input: By default the one with the neuron's largest gradient, or that weight's.
         name: Of the network; "bn" where the run has it.
 
     Raises:
@@ -104,11 +105,10 @@ def examine(
             f"--network: {evidence.path} has no network {name!r}: {nearest(name, evidence.angles)}"
         )
     layers = evidence.angles[name]
-    if layer is None:
-        normalized = [at for at, each in enumerate(layers) if each.rho is not None]
-        layer = normalized[-1] if normalized else len(layers) - 1
-    _check("--layer", layer, len(layers), f"the layers of {LABELS[name]}")
-    angles = layers[layer]
+    normalized = [at for at, each in enumerate(layers) if each.rho is not None]
+    at = (normalized[-1] if normalized else len(layers) - 1) if layer is None else layer
+    _check("--layer", at, len(layers), f"the layers of {LABELS[name]}")
+    angles = layers[at]
     amplitude, bracket, means = (
         None if part is None else np.asarray(part, np.float64)
         for part in geometry.weight_parts(angles)
@@ -116,17 +116,20 @@ def examine(
     assert amplitude is not None and bracket is not None
     W_bar = amplitude * bracket + (0 if means is None else means)
     n_in, n_out = W_bar.shape
-    i = int(np.abs(W_bar).max(0).argmax()) if neuron is None else neuron
-    _check("--neuron", i, n_out, f"the neurons of layer {layer}")
-    j = int(np.abs(W_bar[:, i]).argmax()) if input is None else input
-    _check("--input", j, n_in, f"the inputs of layer {layer}")
+    striking = W_bar
+    if layer is None and means is None:  # the one that x̂ takes most off
+        striking = amplitude * (np.asarray(angles.cos3, np.float64) - bracket)
+    i = int(np.abs(striking).max(0).argmax()) if neuron is None else neuron
+    _check("--neuron", i, n_out, f"the neurons of layer {at}")
+    j = int(np.abs(striking[:, i]).argmax()) if input is None else input
+    _check("--input", j, n_in, f"the inputs of layer {at}")
     cosines = tuple(float(each) for each in (angles.cos1[i], angles.cos2[j, i], angles.cos3[j, i]))
     defined = tuple(
         bool(each) for each in (angles.delta_varies[i], angles.u_varies[j], angles.x_varies[i])
     )
     known: dict[str, Any] = {
         "network": name,
-        "layer": layer,
+        "layer": at,
         "neuron": i,
         "input": j,
         "cosines": cosines,
@@ -136,7 +139,7 @@ def examine(
         "bracket": float(bracket[j, i]),
         "means": None if means is None else float(means[j, i]),
         "gradient": float(W_bar[j, i]),
-        "autodiff": _autodiff(evidence, name, layer)[j, i],
+        "autodiff": float(_autodiff(evidence, name, at)[j, i]),
         "gamma_gradient": None,
         "larger_than": float(np.mean(np.abs(W_bar[:, i]) < abs(W_bar[j, i]))),
     }
@@ -209,8 +212,8 @@ def _say_baseline(weight: Weight, reason: str, angles: Angles) -> tuple[str, tup
 
 def _size(weight: Weight) -> str:
     return (
-        f"∂C/∂W = {number(weight.gradient)}, larger than that of {share(weight.larger_than)} of "
-        "the neuron's weights."
+        f"∂C/∂W = {number(weight.gradient)}, in size above {share(weight.larger_than)} of the "
+        "neuron's weights."
     )
 
 
