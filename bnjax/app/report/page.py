@@ -32,14 +32,15 @@ p { margin: .4rem 0 .8rem; max-width: 46rem; }
 .tag { display: inline-block; border: 1px solid #9db4d3; border-radius: .3rem; padding: 0 .35rem;
   font-size: .78rem; color: #1c4a8c; text-decoration: none; white-space: nowrap;
   margin-left: .15rem; }
-.panels { display: grid; gap: 1rem; margin: .6rem 0 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); }
+.panels { display: grid; gap: 1rem; margin: .6rem 0 0; }
+@media (min-width: 42rem) { .panels { grid-template-columns: repeat(2, 1fr); } }
+@media (min-width: 62rem) { .threes { grid-template-columns: repeat(3, 1fr); } }
 figure { margin: 0; max-width: 30rem; break-inside: avoid; }
 figure img { width: 100%; height: auto; display: block; }
 @media (min-width: 50rem) {
   .beside { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.5rem; align-items: start; }
   .beside h2 { grid-column: 1 / -1; }
-  .beside .panels { margin: 0; }
+  .beside .panels { margin: 0; grid-template-columns: 1fr; }
 }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
@@ -58,7 +59,7 @@ dd { margin: 0; min-width: 0; }
   main { max-width: none; padding: 0; }
   h2 { break-after: avoid; margin-top: 1.2rem; }
   .panels { grid-template-columns: repeat(2, 1fr); }
-  section:has(.panels) h2, section:has(.panels) p { break-after: avoid; }
+  p { break-inside: avoid; break-after: avoid; }
   .short { border: 1px solid #9db4d3; }
   .tag { color: #000; border-color: #999; }
   tr, dt, dd, li { break-inside: avoid; }
@@ -264,7 +265,8 @@ def _tags(tags: Iterable[str]) -> str:
 def _figures(panels: Sequence[Panel]) -> str:
     if not panels:
         return ""
-    return f'<div class="panels">{"".join(map(_figure, panels))}</div>'
+    kind = "panels" if len(panels) % 3 else "panels threes"
+    return f'<div class="{kind}">{"".join(map(_figure, panels))}</div>'
 
 
 def _figure(panel: Panel) -> str:

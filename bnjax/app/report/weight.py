@@ -20,6 +20,7 @@ from bnjax.app.errors import UserError, nearest
 from bnjax.app.report.evidence import Evidence
 from bnjax.app.report.words import LABELS, degrees, number, share
 from bnjax.geometry import Angles
+from bnjax.network import NormDense
 
 _LITTLE = 0.1  # of the amplitude: a bracket below it is called small
 
@@ -143,8 +144,9 @@ def examine(
         "gamma_gradient": None,
         "larger_than": float(np.mean(np.abs(W_bar[:, i]) < abs(W_bar[j, i]))),
     }
-    if angles.rho is not None:
-        known["gamma_gradient"] = float(geometry.angles.gamma_gradient(angles)[i])
+    gradients = geometry.gradients(angles)
+    if isinstance(gradients, NormDense):
+        known["gamma_gradient"] = float(gradients.gamma[i])
     reason = geometry.REASONS[int(geometry.reasons(angles)[j, i])]
     say = _say_normalized if angles.rho is not None else _say_baseline
     text, tags = say(Weight(**known, text="", tags=()), reason, angles)
