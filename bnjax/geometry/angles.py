@@ -23,7 +23,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from bnjax import kernel
-from bnjax.geometry.vectors import normal
+from bnjax.geometry.vectors import Normal, normals
 from bnjax.moments import accumulator_dtype
 from bnjax.network import Dense, NormDense
 from bnjax.norm import check_eps, floating, per_channel
@@ -156,39 +156,50 @@ def _measure(
 ) -> Angles:
     if w is not None:
         delta = jnp.where(w > 0, delta / jnp.where(w > 0, w, 1), 0)  # D.17
-    mean, sd, hat = normal(jnp.concatenate([u, x, delta], axis=1), w)
-    n_in, n_out = u.shape[1], x.shape[1]
-    ends = [n_in, n_in + n_out]
-    mean_u, _, mean_delta = jnp.split(mean, ends)
-    sd_u, sd_x, sd_delta = jnp.split(sd, ends)
-    u_hat, x_hat, delta_hat = jnp.split(hat, ends, axis=1)
-    count = jnp.asarray(u.shape[0], u.dtype) if w is None else jnp.sum(w)
-    share = 1 / count if w is None else w / jnp.where(count > 0, count, 1)
-    cos1 = jnp.sum(share * delta_hat * x_hat, 0)
-    beside = delta_hat - cos1[None] * x_hat
+    u_, x_, delta_ = normals([u, x, delta], w)
+    return between(u_, x_, delta_, gamma, w, eps=eps, norm=norm)
+
+
+def between(
+    u: Normal,
+    x: Normal,
+    delta: Normal,
+    gamma: Array | None = None,
+    w: Array | None = None,
+    *,
+    eps: float,
+    norm: bool = True,
+) -> Angles:
+    """Measure the angles between vectors that have been taken apart already."""
+    batch = len(u.hat)
+    count = jnp.asarray(batch, u.sd.dtype) if w is None else jnp.sum(w)
+    share = 1 / batch if w is None else w / jnp.where(count > 0, count, 1)
+    cos1 = jnp.sum(share * delta.hat * x.hat, 0)
+    beside = delta.hat - cos1[None] * x.hat
+    inputs = (share * u.hat).T
     # full precision: a GPU or TPU would round the vectors to some three digits
-    cosines = jnp.matmul((share * u_hat).T, hat[:, n_in:], precision=lax.Precision.HIGHEST)
+    cos2, cos3 = (jnp.matmul(inputs, a.hat, precision=lax.Precision.HIGHEST) for a in (x, delta))
     # rounding may leave a cosine of 1 + 1e-16, which has no angle
-    cos1, cosines = (jnp.clip(c, -1, 1) for c in (cos1, cosines))
+    cos1, cos2, cos3 = (jnp.clip(c, -1, 1) for c in (cos1, cos2, cos3))
     rho = eps_share = scale = None
     if norm:
-        inv_std = kernel.inverse_std(sd_x**2, eps)
-        rho, eps_share = sd_x * inv_std, eps * inv_std**2
+        inv_std = kernel.inverse_std(x.sd**2, eps)
+        rho, eps_share = x.sd * inv_std, eps * inv_std**2
         scale = inv_std if gamma is None else gamma * inv_std
     return Angles(
         count=count,
         cos1=cos1,
-        cos2=cosines[:, :n_out],
-        cos3=cosines[:, n_out:],
+        cos2=cos2,
+        cos3=cos3,
         sin1=jnp.sqrt(jnp.sum(share * beside**2, 0)),
-        mean_delta=mean_delta,
-        mean_u=mean_u,
-        sd_delta=sd_delta,
-        sd_u=sd_u,
-        sd_x=sd_x,
-        delta_varies=sd_delta > 0,
-        u_varies=sd_u > 0,
-        x_varies=sd_x > 0,
+        mean_delta=delta.mean,
+        mean_u=u.mean,
+        sd_delta=delta.sd,
+        sd_u=u.sd,
+        sd_x=x.sd,
+        delta_varies=delta.sd > 0,
+        u_varies=u.sd > 0,
+        x_varies=x.sd > 0,
         rho=rho,
         eps_share=eps_share,
         scale=scale,
@@ -272,21 +283,21 @@ def propagated(angles: Angles) -> Propagated:
     if angles.scale is None:
         bracket = root * jnp.where(angles.delta_varies, 1, 0)
         return Propagated(bracket, root * jnp.hypot(angles.sd_delta, angles.mean_delta))
-    bracket = root * left_of_error(angles)
+    bracket = root * jnp.sqrt(left_of_error(angles))
     return Propagated(bracket, jnp.abs(angles.scale) * angles.sd_delta * bracket)
 
 
 def left_of_error(angles: Angles) -> Array:
-    """Form |Δ̂ − ρ cos θ1 x̂|/√B of a normalized layer, (n_out,): |sin θ1| at ε = 0."""
+    """Form |Δ̂ − ρ cos θ1 x̂|²/B of a normalized layer, (n_out,): sin² θ1 at ε = 0."""
     _, eps_share, _ = of_normalization(angles)
-    return jnp.sqrt(angles.sin1**2 + (eps_share * angles.cos1) ** 2)
+    return angles.sin1**2 + (eps_share * angles.cos1) ** 2
 
 
 def left_of_inputs(angles: Angles) -> Array:
-    """Form |û − ρ cos θ2 x̂|/√B of a normalized layer, (n_in, n_out): |sin θ2| at ε = 0."""
+    """Form |û − ρ cos θ2 x̂|²/B of a normalized layer, (n_in, n_out): sin² θ2 at ε = 0."""
     _, eps_share, _ = of_normalization(angles)
     sin2_squared = (1 - angles.cos2) * (1 + angles.cos2)
-    return jnp.sqrt(sin2_squared + (eps_share[None] * angles.cos2) ** 2)
+    return sin2_squared + (eps_share[None] * angles.cos2) ** 2
 
 
 def of_normalization(angles: Angles) -> tuple[Array, Array, Array]:

@@ -10,11 +10,11 @@ Source: S0/S1 §3, S3; Ioffe & Szegedy 2015.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from bnjax import activations
 from bnjax.activations import Activation
-from bnjax.geometry.vectors import length, normal
+from bnjax.geometry.vectors import Normal, length, normal
 
 SATURATED = 0.01  # |g'| below which an activation counts as saturated: |y| > 4.6 for the sigmoid
 
@@ -138,9 +138,14 @@ def spread(u: Array) -> Spread:
         >>> print(directions.round(4), correlation.round(4), varying)
         1.0 1.0 2.0
     """
-    _, sd, hat = normal(u)
-    corr = jnp.matmul(hat.T / u.shape[0], hat, precision="highest")
-    n = jnp.sum(sd > 0).astype(hat.dtype)
+    return spread_of(normal(u))
+
+
+def spread_of(u: Normal) -> Spread:
+    """Measure the same of outputs that have been taken apart already."""
+    hat = u.hat / len(u.hat) ** 0.5
+    corr = jnp.matmul(hat.T, hat, precision=lax.Precision.HIGHEST)
+    n = jnp.sum(u.sd > 0).astype(hat.dtype)
     directions = n**2 / jnp.maximum(jnp.sum(corr**2), 1)
     correlation = (jnp.sum(jnp.abs(corr)) - n) / jnp.maximum(n * (n - 1), 1)
     return Spread(directions, correlation, n)

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from bnjax.geometry.angles import Angles, left_of_error, left_of_inputs, of_normalization
-from bnjax.geometry.vectors import length
 
 ALIGNED = 0.1  # |sin θ| below which two vectors count as aligned: six degrees
 
@@ -80,7 +79,7 @@ def handed_to_gamma(angles: Angles, *, below: float = ALIGNED) -> Array:
         >>> print(handed_to_gamma(layer_angles(u, x, 1 - 2 * x, eps=0.0)))
         [ True]
     """
-    return (left_of_error(angles) < below) & angles.delta_varies & angles.x_varies
+    return (left_of_error(angles) < below**2) & angles.delta_varies & angles.x_varies
 
 
 def stopped(angles: Angles, *, below: float = ALIGNED) -> Array:
@@ -102,7 +101,7 @@ def stopped(angles: Angles, *, below: float = ALIGNED) -> Array:
         >>> print(stopped(layer_angles(u, -u[:, :1], u[:, 1:], eps=0.0))[:, 0])
         [ True False]
     """
-    return (left_of_inputs(angles) < below) & angles.u_varies[:, None] & angles.x_varies[None]
+    return (left_of_inputs(angles) < below**2) & angles.u_varies[:, None] & angles.x_varies[None]
 
 
 def synced(angles: Angles, *, below: float = ALIGNED) -> Synced:
@@ -209,11 +208,13 @@ def removed(angles: Angles) -> Removed:
         [1.]
     """
     rho, *_ = of_normalization(angles)
-    # each up to B γ r, which all three share
-    by_mean = angles.mean_u[:, None] * angles.mean_delta[None]
-    amplitude = angles.sd_u[:, None] * angles.sd_delta[None]
+    # each up to B γ_i r_i |Δ_i|, which all of them share
+    size = jnp.hypot(angles.sd_delta, angles.mean_delta)
+    safe = jnp.where(size > 0, size, 1)
+    by_mean = angles.mean_u[:, None] * (angles.mean_delta / safe)[None]
+    amplitude = angles.sd_u[:, None] * (angles.sd_delta / safe)[None]
     by_x_hat = amplitude * (rho**2 * angles.cos1)[None] * angles.cos2
-    whole = length(amplitude * angles.cos3 + by_mean)  # D.13
-    safe = jnp.where(whole > 0, whole, 1)
-    taken = (length(part) / safe for part in (by_mean + by_x_hat, by_mean, by_x_hat))
-    return Removed(*(jnp.where(whole > 0, part, 0) for part in taken))
+    parts = amplitude * angles.cos3 + by_mean, by_mean + by_x_hat, by_mean, by_x_hat
+    whole, *taken = (jnp.sqrt(jnp.sum(part**2, 0)) for part in parts)  # the first: D.13
+    whole = jnp.where(whole > 0, whole, jnp.inf)
+    return Removed(*(part / whole for part in taken))

@@ -4,40 +4,42 @@
 (G.6)  how many neurons and weights stopped
 
 One pure function, to be jitted once and called every few epochs on the same batch: one sweep
-forward and back, one matrix product more for each layer, and nothing is sorted. Layers of one kind
-are filled up with zeros to one shape and looked at together: compiling them one by one takes
-longer than a thousand calls.
+forward and back, one matrix product more for each layer, and nothing is sorted. All layers are
+filled up with zeros to one shape and looked at together: compiling them one by one would take
+longer than hundreds of calls.
 
 Source: S0/S1 §3, S3.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from bnjax import backprop
-from bnjax.backprop import Layer
 from bnjax.geometry import layers as of_layers
 from bnjax.geometry import stopping
 from bnjax.geometry.angles import (
     Angles,
+    between,
     gamma_gradient,
-    layer_angles,
     of_normalization,
     propagated,
     weight_parts,
 )
 from bnjax.geometry.layers import SATURATED
 from bnjax.geometry.stopping import ALIGNED
-from bnjax.geometry.vectors import length
+from bnjax.geometry.vectors import Normal, length, normals
 from bnjax.moments import accumulator_dtype
 from bnjax.network import Network, NormDense, Params
 
 COSINE_BINS = 40
 PERCENTILES = (5.0, 25.0, 50.0, 75.0, 95.0)
 _FINE_BINS = 512
+
+Tree = TypeVar("Tree")
 _NORMALIZED = (
     *("handed_to_gamma", "stopped", "synced", "largest_group", "eps_share", "removed"),
     "gamma_bar",
@@ -140,29 +142,42 @@ def summarize(
         (3, 40) (2,) (2, 5)
     """
     layers = backprop.intermediates(net, params, x, targets)
-    found = _of_all(net, layers, params, aligned)
+    number = len(layers)
+    vectors = normals(
+        [layer.u for layer in layers]
+        + [layer.y if layer.x is None else layer.x for layer in layers]
+        + [layer.delta for layer in layers]
+    )
+    u, x_, delta = (vectors[k * number : (k + 1) * number] for k in range(3))
+    found = _of_all(net, u, x_, delta, params, aligned)
     normalized = [at for at, norm in enumerate(net.normalized) if norm]
     for name in _NORMALIZED:
-        found[name] = found[name][jnp.asarray(normalized, int)]
-    return Summary(**found, **_of_hidden(net, layers, saturated))
+        found[name] = found[name][jnp.asarray(normalized, jnp.int32)]
+    y = [layer.y for layer in layers]
+    return Summary(**found, **_of_hidden(net, y[:-1], u[1:], saturated))
 
 
 def _of_all(
-    net: Network, layers: tuple[Layer, ...], params: Params, aligned: float
+    net: Network,
+    u: list[Normal],
+    x: list[Normal],
+    delta: list[Normal],
+    params: Params,
+    aligned: float,
 ) -> dict[str, Array]:
     """Sum up what any layer has, and of the others what nobody will read; layers first."""
 
     def of_one(
-        u: Array,
-        x: Array,
-        delta: Array,
+        u: Normal,
+        x: Normal,
+        delta: Normal,
         W: Array,
         gamma: Array,
         inputs: Array,
         neurons: Array,
         norm: Array,
     ) -> tuple[dict[str, Array], Array]:
-        angles = layer_angles(u, x, delta, gamma, eps=net.eps)
+        angles = between(u, x, delta, gamma, eps=net.eps)
         # without normalization nothing is removed along x̂, and the means stay (G.3)
         rho, eps_share, scale = of_normalization(angles)
         angles = angles._replace(
@@ -170,28 +185,34 @@ def _of_all(
             eps_share=jnp.where(norm, eps_share, 1),
             scale=jnp.where(norm, scale, 1),
         )
-        amplitude, bracket, _ = weight_parts(angles)
-        covariance = amplitude * bracket
         mean_delta = jnp.where(norm, 0, angles.mean_delta)
-        means = angles.count * angles.mean_u[:, None] * mean_delta[None]
-        norms = of_layers.weight_norms(W.astype(means.dtype), covariance + means)
+        # gradients are linear in Δ: at |Δ_i| = 1 their squares are not too small for any float
+        size = jnp.hypot(angles.sd_delta, angles.mean_delta)
+        safe = jnp.where(size > 0, size, 1)
+        amplitude, bracket, _ = weight_parts(angles._replace(sd_delta=angles.sd_delta / safe))
+        covariance = amplitude * bracket
+        means = angles.count * angles.mean_u[:, None] * (mean_delta / safe)[None]
+        W = W.astype(means.dtype)
+        W_bar = covariance + means
+        norms = [jnp.sqrt(jnp.sum(a**2, 0)) for a in (W, W_bar, covariance, means)]
+        both = norms[0] * norms[1]
+        cosine = jnp.sum(W * W_bar, 0) / jnp.where(both > 0, both, 1)
         passed = jnp.hypot(propagated(angles).length, jnp.sqrt(angles.count) * mean_delta)
-        error = jnp.sqrt(angles.count) * jnp.hypot(angles.sd_delta, angles.mean_delta)
         groups = stopping.synced(angles, below=aligned)
         n, weights = jnp.sum(neurons), jnp.sum(inputs) * jnp.sum(neurons)
         squares = {
-            "error": (error, 1),
+            "error": (jnp.sqrt(angles.count) * size, 1),
             "propagated": (passed, 1),
-            "W": (norms.W, n),
-            "W_bar": (norms.W_bar, weights),
-            "covariance": (length(covariance), weights),
-            "means": (length(means), weights),
+            "W": (norms[0], n),
+            "W_bar": (size * norms[1], weights),
+            "covariance": (size * norms[2], weights),
+            "means": (size * norms[3], weights),
             "gamma_bar": (gamma_gradient(angles), n),
         }
         per_neuron = {
             "dead": stopping.dead(angles),
-            "turning": of_layers.effective_rate(W),
-            "cosine": jnp.abs(norms.cosine),
+            "turning": 1 / norms[0] ** 2,
+            "cosine": jnp.abs(cosine),
             "handed_to_gamma": stopping.handed_to_gamma(angles, below=aligned),
             "stopped": jnp.sum(stopping.stopped(angles, below=aligned), 0) / jnp.sum(inputs),
             "synced": groups.size > 0,
@@ -208,13 +229,13 @@ def _of_all(
         return found | {"largest_group": jnp.max(groups.size)}, _bins(angles)
 
     found, bins = jax.vmap(of_one)(
-        _stacked([layer.u for layer in layers]),
-        _stacked([layer.y if layer.x is None else layer.x for layer in layers]),
-        _stacked([layer.delta for layer in layers]),
+        _stacked(u),
+        _stacked(x),
+        _stacked(delta),
         _stacked([p.W for p in params]),
         _stacked([p.gamma if isinstance(p, NormDense) else p.b for p in params]),
-        _stacked([_ones(layer.u) for layer in layers]),
-        _stacked([_ones(layer.y) for layer in layers]),
+        _stacked([jnp.ones_like(one.sd) for one in u]),
+        _stacked([jnp.ones_like(one.sd) for one in x]),
         jnp.asarray(net.normalized),
     )
     counts = _counts(bins, 3 * COSINE_BINS).reshape(-1, 3, COSINE_BINS)
@@ -222,16 +243,18 @@ def _of_all(
     return found | {f"cos{k + 1}": shares[:, k] for k in range(3)}
 
 
-def _of_hidden(net: Network, layers: tuple[Layer, ...], below: float) -> dict[str, Array]:
+def _of_hidden(
+    net: Network, y: list[Array], u_next: list[Normal], below: float
+) -> dict[str, Array]:
     """Sum up what is activated and what comes of it; hidden layers first."""
-    if len(layers) == 1:
+    if not y:
         none = jnp.zeros((0, len(PERCENTILES)))
         names = "saturated", "directions", "correlation", "constant"
         return {name: none[:, 0] for name in names} | {"percentiles": none}
 
-    def of_one(y: Array, u_next: Array, neurons: Array) -> dict[str, Array]:
+    def of_one(y: Array, u_next: Normal, neurons: Array) -> dict[str, Array]:
         small = of_layers.saturation(y, net.activation, below=below)
-        spread = of_layers.spread(u_next)
+        spread = of_layers.spread_of(u_next)
         n = jnp.sum(neurons)
         return {
             "saturated": jnp.sum(jnp.where(neurons > 0, small, 0)) / n,
@@ -240,27 +263,26 @@ def _of_hidden(net: Network, layers: tuple[Layer, ...], below: float) -> dict[st
             "constant": 1 - spread.varying / n,
         }
 
-    y = _stacked([layer.y for layer in layers[:-1]])
-    u_next = _stacked([layer.u for layer in layers[1:]])
-    neurons = _stacked([_ones(layer.y) for layer in layers[:-1]])
-    return jax.vmap(of_one)(y, u_next, neurons) | {"percentiles": _percentiles(y, neurons)}
+    neurons, activated = _stacked([jnp.ones_like(one.sd) for one in u_next]), _stacked(y)
+    found = jax.vmap(of_one)(activated, _stacked(u_next), neurons)
+    return found | {"percentiles": _percentiles(activated, neurons)}
 
 
-def _stacked(arrays: list[Array]) -> Array:
+def _stacked(trees: Sequence[Tree]) -> Tree:
     """Stack arrays along a new first axis, filled up with zeros to one shape.
 
     A column of zeros has no direction, and so is counted nowhere.
     """
-    shape = [max(sizes) for sizes in zip(*(a.shape for a in arrays), strict=True)]
-    filled = []
-    for a in arrays:
-        more = [(0, size - own) for size, own in zip(shape, a.shape, strict=True)]
-        filled.append(jnp.pad(a, more))
-    return jnp.stack(filled)
 
+    def of_one(*arrays: Array) -> Array:
+        shape = [max(sizes) for sizes in zip(*(a.shape for a in arrays), strict=True)]
+        filled = []
+        for a in arrays:
+            more = [(0, size - own) for size, own in zip(shape, a.shape, strict=True)]
+            filled.append(jnp.pad(a, more))
+        return jnp.stack(filled)
 
-def _ones(a: Array) -> Array:
-    return jnp.ones(a.shape[1], accumulator_dtype(a.dtype))
+    return jax.tree.map(of_one, *trees)
 
 
 def _bins(angles: Angles) -> Array:

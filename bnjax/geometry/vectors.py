@@ -8,6 +8,8 @@ beside a factor.
 Source: S0/S1 §3.
 """
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -44,6 +46,14 @@ def normal(a: Array, weights: Array | None = None) -> Normal:
         matrix.forward(a * factor[None], None, None, weights, eps=0.0)[1]
     )
     return Normal(mean / factor, jnp.sqrt(var) / factor, hat)
+
+
+def normals(arrays: Sequence[Array], weights: Array | None = None) -> list[Normal]:
+    """Take the columns of several arrays (B, n) apart, in one go."""
+    whole = normal(jnp.concatenate(arrays, axis=1), weights)
+    ends = list(accumulate(a.shape[1] for a in arrays))[:-1]
+    parts = (jnp.split(field, ends, axis=-1) for field in whole)
+    return [Normal(*fields) for fields in zip(*parts, strict=True)]
 
 
 def _power_of_two(size: Array) -> Array:
