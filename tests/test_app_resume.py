@@ -216,7 +216,7 @@ def test_a_full_disk_loses_nothing_that_stood(three):
             lambda: folder.write_checkpoint(Checkpoint(2, big, {}), keep=1),
             lambda: folder.write_json("summary.json", {"text": "x" * 2000}),
             lambda: folder.write_metrics({"network": "x" * 2000, "epoch": 2}),
-            lambda: folder.write_picture("curves.png", lambda path: path.write_bytes(bytes(2000))),
+            lambda: folder.write("curves.png", lambda path: path.write_bytes(bytes(2000))),
         ):
             with pytest.raises(UserError, match="cannot be written: .* what stands there is whole"):
                 write()

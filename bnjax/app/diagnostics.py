@@ -83,7 +83,7 @@ class Recorder:
         began = time.monotonic()
         x, targets = map(np.asarray, self._batch)
         rows = {name: np.array(rows) for name, rows in self._rows.items() if rows}
-        self._folder.write_arrays(FILE, {"x": x, "targets": targets, **rows})
+        self._folder.write(FILE, lambda path: np.savez(path, x=x, targets=targets, **rows))
         ended = time.monotonic()
         self._next = ended + (ended - began) / _WRITING
 

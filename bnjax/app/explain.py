@@ -17,7 +17,7 @@ from bnjax.app.report import weight as weights
 from bnjax.app.report.evidence import Evidence, gather
 from bnjax.app.report.finding import Finding
 from bnjax.app.report.weight import Weight
-from bnjax.app.runs import finite
+from bnjax.app.folders import finite
 
 
 def explain(options: Explain) -> int:

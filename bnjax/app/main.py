@@ -36,8 +36,9 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     try:
         from bnjax.app.explain import explain
-        from bnjax.app.options import Explain, Predict, Train, Verify
+        from bnjax.app.options import Explain, Predict, Sweep, Train, Verify
         from bnjax.app.predict import predict
+        from bnjax.app.sweep import sweep
         from bnjax.app.train import train
         from bnjax.app.verify import verify
     except ModuleNotFoundError as missing:
@@ -46,10 +47,18 @@ def run(arguments: Sequence[str]) -> int:
             "pip install 'bnjax[cli]'"
         )
     try:
-        commands = {"train": Train, "explain": Explain, "predict": Predict, "verify": Verify}
+        commands = {
+            "train": Train,
+            "sweep": Sweep,
+            "explain": Explain,
+            "predict": Predict,
+            "verify": Verify,
+        }
         command = _parse(arguments or ["--help"], commands)
         if isinstance(command, Train):
             return train(command, given=_given(arguments))
+        if isinstance(command, Sweep):
+            return sweep(command)
         if isinstance(command, Explain):
             return explain(command)
         if isinstance(command, Predict):

@@ -1,5 +1,6 @@
 """The options of each command, checked before anything is read or written."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -25,13 +26,8 @@ def _choice(names: tuple[str, ...] | dict[str, object]) -> object:
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train a baseline and a batch-normalized network side by side, on the same batches.
-
-    Example: bnjax train --data digits --hidden 100 100 100 --learning-rate 2
-
-    Example: bnjax train --data iris.csv --label species --cost softmax_cross_entropy
-    """
+class Task:
+    """What networks are trained on, and how."""
 
     data: Annotated[str, tyro.conf.arg(metavar="digits|breast_cancer|FILE.npz|FILE.csv|DIR")] = (
         "digits"
@@ -43,8 +39,6 @@ class Train:
     """Share of the samples kept for testing, unless the data have a test set."""
     scale: Annotated[str, _choice(SCALES)] = "auto"
     """How features are scaled, by the training set; auto: range for images, else standard."""
-    network: Annotated[str, _choice(NETWORKS)] = "both"
-    """Which networks to train."""
     hidden: tuple[int, ...] = (100, 100, 100)
     """Sizes of the hidden layers."""
     activation: Annotated[str, _choice(tuple(ACTIVATIONS))] = "sigmoid"
@@ -55,30 +49,68 @@ class Train:
     """Normalize the last layer too."""
     eps: float = 1e-5
     """Added to the variance."""
-    statistics: Annotated[str, _choice(KINDS)] = "ema"
-    """What evaluation normalizes with: running averages in which the last batches weigh most (ema)
-    or all alike (cumulative), or the training set's own, measured anew each time (precise)."""
     decay: float = 0.9
     """Weight on the old running statistics of ema."""
     optimizer: Annotated[str, _choice(OPTIMIZERS)] = "sgd"
     """Optimizer; momentum is sgd with momentum 0.9."""
-    learning_rate: float | None = None
-    """Learning rate of both networks. By default 1.5 for sgd on digits, where the baseline is
-    fastest (benchmarks/RESULTS.md), else 0.5 for sgd, 0.05 for momentum, 0.001 for adam."""
     batch_size: int | Literal["full"] = 60
     """Samples in a mini-batch; full for batch gradient descent, 1 for incremental (baseline)."""
     epochs: int = 60
     """Passes over the training set."""
-    seed: int = 0
-    """Of the split, the weights and the order of the samples."""
     gradient: Annotated[str, _choice(GRADIENTS)] = "rule"
     """Gradient: through the normalization's hand-derived rule, by hand throughout, or JAX's."""
-    diagnostics: int = 0
-    """Epochs between looks at the geometry of learning, for bnjax explain; 0 for none."""
     out: str | None = None
     """Folder for the run; runs/<time> by default."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Use the folder even if it holds an earlier run, which is lost."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the summary as one JSON object."""
+
+    def check(self) -> None:
+        """Refuse what no data could make right.
+
+        Raises:
+            UserError: A name is unknown or a number out of its range.
+        """
+        for option, valid in (
+            ("scale", SCALES),
+            ("activation", ACTIVATIONS),
+            ("cost", COSTS),
+            ("optimizer", OPTIMIZERS),
+            ("gradient", GRADIENTS),
+        ):
+            _check_name(option, getattr(self, option), valid)
+        _check_number("--test-fraction", self.test_fraction, above=0, below=1)
+        for size in self.hidden:
+            _check_number("--hidden", size, least=1)
+        _check_number("--eps", self.eps, least=0)
+        _check_number("--decay", self.decay, least=0, below=1)
+        if self.batch_size != "full":
+            _check_number("--batch-size", self.batch_size, least=1)
+        _check_number("--epochs", self.epochs, least=1)
+
+
+@dataclass(frozen=True)
+class Train(Task):
+    """Train a baseline and a batch-normalized network side by side, on the same batches.
+
+    Example: bnjax train --data digits --hidden 100 100 100 --learning-rate 2
+
+    Example: bnjax train --data iris.csv --label species --cost softmax_cross_entropy
+    """
+
+    network: Annotated[str, _choice(NETWORKS)] = "both"
+    """Which networks to train."""
+    learning_rate: float | None = None
+    """Learning rate of both networks. By default 1.5 for sgd on digits, where the baseline is
+    fastest (benchmarks/RESULTS.md), else 0.5 for sgd, 0.05 for momentum, 0.001 for adam."""
+    seed: int = 0
+    """Of the split, the weights and the order of the samples."""
+    statistics: Annotated[str, _choice(KINDS)] = "ema"
+    """What evaluation normalizes with: running averages in which the last batches weigh most (ema)
+    or all alike (cumulative), or the training set's own, measured anew each time (precise)."""
+    diagnostics: int = 0
+    """Epochs between looks at the geometry of learning, for bnjax explain; 0 for none."""
     resume: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
     """Go on with the run in this folder, with its own options, as if it had never stopped. Only
     --json and a larger --epochs may stand beside it."""
@@ -99,8 +131,6 @@ class Train:
     """How many processes there are; auto knows."""
     process_id: int | None = None
     """Which one this is, from 0, which alone writes and speaks; auto knows."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the summary as one JSON object."""
 
     def check(self) -> None:
         """Refuse what no data could make right.
@@ -108,29 +138,15 @@ class Train:
         Raises:
             UserError: A name is unknown or a number out of its range.
         """
+        super().check()
         for option, valid in (
-            ("scale", SCALES),
             ("network", NETWORKS),
-            ("activation", ACTIVATIONS),
-            ("cost", COSTS),
             ("statistics", KINDS),
-            ("optimizer", OPTIMIZERS),
-            ("gradient", GRADIENTS),
             ("on_divergence", ON_DIVERGENCE),
         ):
-            name = getattr(self, option)
-            if name not in valid:
-                option = option.replace("_", "-")
-                raise UserError(f"--{option}: unknown name {name!r}: {nearest(name, valid)}")
-        _check_number("--test-fraction", self.test_fraction, above=0, below=1)
-        for size in self.hidden:
-            _check_number("--hidden", size, least=1)
-        _check_number("--eps", self.eps, least=0)
-        _check_number("--decay", self.decay, least=0, below=1)
+            _check_name(option, getattr(self, option), valid)
         if self.learning_rate is not None:
             _check_number("--learning-rate", self.learning_rate, above=0)
-        if self.batch_size != "full":
-            _check_number("--batch-size", self.batch_size, least=1)
         if self.batch_size == 1 and self.network != "baseline":
             raise UserError(
                 "--batch-size: a batch of 1 has no variance to normalize with, expected at least "
@@ -140,7 +156,6 @@ class Train:
             raise UserError(
                 "--norm-output: the baseline normalizes nothing; use --network bn or both"
             )
-        _check_number("--epochs", self.epochs, least=1)
         _check_number("--diagnostics", self.diagnostics, least=0)
         _check_number("--checkpoint-every", self.checkpoint_every, least=0)
         _check_number("--keep", self.keep, least=1)
@@ -179,6 +194,44 @@ class Train:
         if (self.data, self.optimizer) == ("digits", "sgd"):
             return 1.5
         return {"sgd": 0.5, "momentum": 0.05, "adam": 0.001}[self.optimizer]
+
+
+@dataclass(frozen=True)
+class Sweep(Task):
+    """Train both networks for each learning rate and seed, and draw what becomes of them.
+
+    Example: bnjax sweep --learning-rates 0.1 0.5 2 8 --seeds 5
+    """
+
+    learning_rates: tuple[float, ...] = (0.1, 0.5, 2, 8)
+    """Learning rates, each for both networks."""
+    seeds: int = 5
+    """Networks for each learning rate: seed 0, 1, … of the weights and the order of the samples."""
+    split_seed: int = 0
+    """Of the split, the same for all."""
+    at_once: int | None = None
+    """Networks trained side by side, by one vmap; it bounds the memory. By default one after the
+    other on a CPU, which is faster there, and as many as fit elsewhere."""
+
+    def check(self) -> None:
+        """Refuse what no data could make right.
+
+        Raises:
+            UserError: A name is unknown or a number out of its range.
+        """
+        super().check()
+        if not self.learning_rates:
+            raise UserError("--learning-rates: expected at least one, got none; name some")
+        for rate in self.learning_rates:
+            _check_number("--learning-rates", rate, above=0)
+        if len(set(self.learning_rates)) < len(self.learning_rates):
+            raise UserError("--learning-rates: expected different ones, got one twice; drop it")
+        _check_number("--seeds", self.seeds, least=1)
+        _check_number("--split-seed", self.split_seed, least=0, below=2**32)
+        if self.batch_size != "full":
+            _check_number("--batch-size", self.batch_size, least=2)
+        if self.at_once is not None:
+            _check_number("--at-once", self.at_once, least=1)
 
 
 @dataclass(frozen=True)
@@ -295,6 +348,13 @@ class Verify:
         """Tell the tags that are meant, groups spelt out."""
         every = (one.tag for one in identities.all())
         return frozenset(tag for tag in every if {tag, tag.split(".")[0]} & set(self.only))
+
+
+def _check_name(option: str, name: str, valid: Iterable[str]) -> None:
+    if name not in valid:
+        raise UserError(
+            f"--{option.replace('_', '-')}: unknown name {name!r}: {nearest(name, valid)}"
+        )
 
 
 def _check_number(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 LABELS = {"baseline": "baseline (BL)", "bn": "batch normalization (BN)"}
 COLOURS = {"baseline": "#b5541c", "bn": "#1c5cb5"}  # told apart in grey, too
@@ -73,6 +74,92 @@ def inputs(
     figure.savefig(path, dpi=150)
 
 
+def sweep(path: Path, rows: Sequence[Mapping[str, Any]], *, data: str, classify: bool) -> None:
+    """Draw what became of each network of a sweep over its learning rate.
+
+    Args:
+        path: Where the picture goes.
+        rows: One per network: network, learning_rate, seed, final_test_accuracy, final_test_cost,
+            steps_to_95 (None: never) and diverged_in_epoch (None: not).
+        data: Its name.
+        classify: Whether there are classes; otherwise test costs are drawn.
+    """
+    if classify:
+        measures = {
+            "final test accuracy": ("correct, %", [100 * r["final_test_accuracy"] for r in rows]),
+            "steps to 95 % test accuracy": (
+                "steps (mini-batches)",
+                [np.inf if r["steps_to_95"] is None else r["steps_to_95"] for r in rows],
+            ),
+        }
+    else:
+        measures = {"final test cost": ("cost per sample", [r["final_test_cost"] for r in rows])}
+    figure = Figure(figsize=(2 + 4.5 * len(measures), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(measures), squeeze=False)[0]
+    for panel, (title, (unit, values)) in zip(panels, measures.items(), strict=True):
+        panel.set_xscale("log")
+        if title == "final test accuracy":
+            panel.set_ylim(0, 101)
+        else:
+            panel.set_yscale("log")
+        beyond = "never" if title.startswith("steps") else "not finite"
+        _over_rates(panel, rows, np.asarray(values, float), beyond)
+        _label(panel, title, "learning rate", unit)
+    seeds = len({row["seed"] for row in rows})
+    over = f"{seeds} seeds" if seeds > 1 else "1 seed"
+    figure.suptitle(f"{data}: with and without batch normalization, {over}")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(panels)
+    )
+    figure.savefig(path, dpi=150)
+
+
+def _over_rates(
+    panel: Axes, rows: Sequence[Mapping[str, Any]], values: np.ndarray, beyond: str
+) -> None:
+    """Draw median, range and each network; what is not finite stands above, as `beyond`."""
+    finite = np.isfinite(values)
+    never = np.inf if finite.all() else 2 * values[finite].max() if finite.any() else 1.0
+    shown = np.where(finite, values, never)
+    rates = np.array([row["learning_rate"] for row in rows])
+    lost = np.array([row["diverged_in_epoch"] is not None for row in rows])
+    names = np.array([row["network"] for row in rows])
+    for shift, (name, label) in zip((0.97, 1.03), _LABELS.items(), strict=True):
+        mine = names == name
+        colour = _COLOURS[name]
+        each = np.unique(rates[mine])
+        of_rate = [np.sort(shown[mine & (rates == rate)]) for rate in each]
+        low, high = (np.array([column[end] for column in of_rate]) for end in (0, -1))
+        middle = np.array([column[(len(column) - 1) // 2] for column in of_rate])
+        reached = middle < never  # no line leads to where nothing was measured
+        line = np.where(reached, middle, np.nan)
+        panel.plot(each, line, "o-", linewidth=2, color=colour, label=f"{label}: median, range")
+        panel.fill_between(each, low, high, where=reached, alpha=0.15, linewidth=0, color=colour)
+        sound = mine & ~lost
+        panel.plot(shift * rates[sound], shown[sound], "o", markersize=3, alpha=0.6, color=colour)
+        if (gone := mine & lost).any():
+            short = "BN" if name == "bn" else "BL"
+            panel.plot(
+                shift * rates[gone],
+                shown[gone],
+                "x",
+                markersize=8,
+                markeredgewidth=2,
+                color=colour,
+                label=f"{short} diverged",
+            )
+    if not finite.all():
+        panel.axhline(never, color="0.6", linewidth=1, linestyle=":")
+        panel.annotate(beyond, (rates.min(), never), color="0.3", va="bottom")
+    ticks = np.unique(rates)
+    panel.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
+    panel.xaxis.set_minor_locator(NullLocator())
+    if panel.get_yscale() == "log":
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        panel.yaxis.set_minor_locator(NullLocator())
+
+
 def _typical(history: np.ndarray) -> int:
     """Choose the neuron whose spread at the end is the median of its layer's."""
     spread = history[-1, 2] - history[-1, 0]
@@ -84,8 +171,12 @@ def _number(value: float | None) -> float:
 
 
 def _finish(axes: Axes, title: str, unit: str) -> None:
+    _label(axes, title, "step (mini-batches)", unit)
+    axes.legend()
+
+
+def _label(axes: Axes, title: str, over: str, unit: str) -> None:
     axes.set_title(title)
-    axes.set_xlabel("step (mini-batches)")
+    axes.set_xlabel(over)
     axes.set_ylabel(unit)
     axes.grid(alpha=0.3)
-    axes.legend()

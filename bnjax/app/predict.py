@@ -14,8 +14,8 @@ from bnjax import costs, network
 from bnjax.app import evaluation, readers
 from bnjax.app.data import encode_known
 from bnjax.app.errors import UserError, nearest
+from bnjax.app.folders import finite
 from bnjax.app.options import Predict
-from bnjax.app.runs import finite
 from bnjax.app.saved import SavedRun, load_run
 
 

@@ -16,10 +16,13 @@ def say(message: str) -> None:
 class TrainingProgress:
     """One line per network: epoch, cost, test accuracy, samples per second, time left."""
 
-    def __init__(self, networks: tuple[str, ...], epochs: int, *, silent: bool = False) -> None:
-        """Prepare a line for each network."""
-        self._epochs = epochs
+    def __init__(
+        self, networks: tuple[str, ...], epochs: int, *, unit: str = "epoch", silent: bool = False
+    ) -> None:
+        """Prepare a line for each network; `epochs` are counted in `unit`."""
+        self._epochs, self._unit = epochs, unit
         self._every = max(1, epochs // _LINES)
+        self._shown = dict.fromkeys(networks, 0)
         self._console = Console(stderr=True, quiet=silent)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -56,8 +59,9 @@ class TrainingProgress:
 
     def advance(self, name: str, epoch: int, figures: str, seconds_left: float) -> None:
         """Show that `name` has finished an epoch, counted from 1."""
-        figures = f"epoch {epoch}/{self._epochs}  {figures}"
+        figures = f"{self._unit} {epoch}/{self._epochs}  {figures}"
         if self._bars is not None:
             self._bars.update(self._tasks[name], completed=epoch, figures=figures)
-        elif epoch % self._every == 0 or epoch in (1, self._epochs):
+        elif epoch // self._every > self._shown[name] // self._every or epoch in (1, self._epochs):
+            self._shown[name] = epoch
             self.say(f"{name:>8}  {figures}  {seconds_left:.0f} s left")

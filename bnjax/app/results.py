@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnjax.app import evaluation, plots, sessions, summaries
+from bnjax.app.folders import finite
 from bnjax.app.progress import say
-from bnjax.app.runs import RunFolder, finite
+from bnjax.app.runs import RunFolder
 from bnjax.app.sessions import Run, Session
 
 
@@ -40,7 +41,7 @@ def leave(session: Session, began: float, *, interrupted: bool) -> int:
             data=data.name,
             cost=options.cost,
         )
-        folder.write_picture("curves.png", draw)
+        folder.write("curves.png", draw)
     if session.epoch and options.hidden:
         draw = partial(
             plots.inputs,
@@ -48,7 +49,7 @@ def leave(session: Session, began: float, *, interrupted: bool) -> int:
             steps_per_epoch=-(-len(data.x_train) // session.batch_size),
             activation=options.activation,
         )
-        folder.write_picture("inputs.png", draw)
+        folder.write("inputs.png", draw)
     summary = summaries.gather(session)
     for name, figures in summary["networks"].items():
         figures |= measured.get(name, {})

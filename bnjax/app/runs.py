@@ -1,22 +1,14 @@
 """The run folder: what a run leaves behind, written so that no crash loses a finished line."""
 
-import json
-import math
 import os
-import platform
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from importlib.metadata import version
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-import bnjax
-from bnjax.app import checkpoints, saved
+from bnjax.app import checkpoints, folders, saved
 from bnjax.app.checkpoints import Checkpoint
 from bnjax.app.errors import UserError
 from bnjax.network import NormDense, Params, State
@@ -26,7 +18,6 @@ try:
 except ModuleNotFoundError:  # Windows: two runs into one folder are not told apart there
     fcntl = None
 
-_PACKAGES = ("jax", "jaxlib", "optax", "chex", "numpy")
 _OWN = (
     "config.json",
     "summary.json",
@@ -40,7 +31,7 @@ _OWN = (
 )
 
 
-class RunFolder:
+class RunFolder(folders.Folder):
     """A folder that holds one run: config.json, metrics.jsonl, checkpoints, params, pictures.
 
     folded.npz is the normalized network as a baseline network (P.4).
@@ -50,8 +41,9 @@ class RunFolder:
 
     def __init__(self, path: Path, metrics: BinaryIO) -> None:
         """Take a folder whose open metrics.jsonl is locked; see `create` and `reopen`."""
-        self.path = path
+        super().__init__(path)
         self._metrics = metrics
+        self.mend = f"mend this, then go on with bnjax train --resume {path}"
 
     @classmethod
     def create(cls, path: str | None, *, overwrite: bool) -> "RunFolder":
@@ -60,25 +52,17 @@ class RunFolder:
         Raises:
             UserError: It holds something and may not be overwritten, or cannot be written.
         """
-        with _naming("--out", path or "runs", "name another folder"):
-            place = _fresh() if path is None else Path(path)
-            used = place.is_dir() and any(place.iterdir())
-            taken = (
-                f"--out: {place} is not empty; name another folder, or add --overwrite to lose the "
-                "run in it"
-            )
-            if used and not overwrite:
-                raise UserError(taken)
-            place.mkdir(parents=True, exist_ok=True)
+        place, used = folders.prepare(path, overwrite=overwrite)
+        with folders.naming("--out", place, "name another folder"):
             folder = cls(place, _lock("--out", place))
-            used |= folder._metrics.seek(0, os.SEEK_END) > 0  # by a run that was quicker
-            if used and not overwrite:
-                raise UserError(taken)
+            if folder._metrics.seek(0, os.SEEK_END) and not overwrite:  # a run that was quicker
+                folder.close()
+                raise folders.not_empty(place)
             if used:
                 for file in (file for pattern in _OWN for file in place.glob(pattern)):
                     file.unlink()
                 checkpoints.clear(place)
-                folder._metrics.truncate(0)
+            folder._metrics.truncate(0)
         return folder
 
     @classmethod
@@ -88,34 +72,14 @@ class RunFolder:
         Raises:
             UserError: It is in use or cannot be written.
         """
-        with _naming("--resume", place, "see to its permissions"):
+        with folders.naming("--resume", place, "see to its permissions"):
             return cls(place, _lock("--resume", place))
-
-    def write_config(self, options: Mapping[str, Any], resolved: Mapping[str, Any]) -> None:
-        """Write all that is needed to repeat the run."""
-        config = {
-            "options": options,
-            "resolved": resolved,
-            "versions": {
-                "python": platform.python_version(),
-                "bnjax": bnjax.__version__,
-                **{name: version(name) for name in _PACKAGES},
-            },
-            "platform": platform.platform(),
-            "device": device_name(),
-            "x64": jnp.result_type(float) == jnp.float64,
-        }
-        self.write_json("config.json", config)
-
-    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a file of JSON."""
-        self._replace(name, lambda path: path.write_text(_json(value, indent=2), encoding="utf-8"))
 
     def write_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl, unbuffered: a later crash cannot lose it."""
-        written = (_json(line) + "\n").encode()
+        written = (folders.to_json(line) + "\n").encode()
         end = self._metrics.seek(0, os.SEEK_END)
-        with self._writing(saved.METRICS):
+        with self.writing(saved.METRICS):
             try:
                 while written:
                     written = written[self._metrics.write(written) :]
@@ -131,7 +95,7 @@ class RunFolder:
             if line["epoch"] > epoch:
                 break
             lines, end = [*lines, line], end_of_line
-        with self._writing(saved.METRICS):
+        with self.writing(saved.METRICS):
             self._metrics.truncate(end)
         return lines
 
@@ -144,70 +108,16 @@ class RunFolder:
             if isinstance(layer, NormDense):
                 parts |= next(seen)._asdict()
             arrays |= {f"layer{number}.{key}": np.asarray(part) for key, part in parts.items()}
-        self.write_arrays(f"{name}.npz", arrays)
-
-    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write a file of arrays."""
-        self._replace(name, lambda path: np.savez(path, **arrays))
-
-    def write_picture(self, name: str, draw: Callable[[Path], None]) -> None:
-        """Let `draw` write a picture."""
-        self._replace(name, draw)
+        self.write(f"{name}.npz", lambda path: np.savez(path, **arrays))
 
     def write_checkpoint(self, checkpoint: Checkpoint, *, keep: int) -> None:
         """Write a checkpoint, and drop all but the newest `keep`."""
-        with self._writing(f"the checkpoint of epoch {checkpoint.epoch}"):
+        with self.writing(f"the checkpoint of epoch {checkpoint.epoch}"):
             checkpoints.write(self.path, checkpoint, keep=keep)
 
     def close(self) -> None:
         """Close metrics.jsonl, and give the folder free."""
         self._metrics.close()
-
-    def _replace(self, name: str, write: Callable[[Path], Any]) -> None:
-        """Write beside and rename: whoever reads `name` finds the old or the new, never half."""
-        beside = self.path / f".tmp.{name}"
-        with self._writing(name):
-            try:
-                write(beside)
-                os.replace(beside, self.path / name)
-            finally:
-                beside.unlink(missing_ok=True)
-
-    @contextmanager
-    def _writing(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: {name} cannot be written: {error.strerror}; what stands there is "
-                f"whole: mend this, then go on with bnjax train --resume {self.path}"
-            ) from error
-
-
-def device_name() -> str:
-    """Name the device that JAX computes on."""
-    device = jax.devices()[0]
-    return f"{device.platform} ({device.device_kind})"
-
-
-def finite(value: Any) -> Any:
-    """Turn NaN and infinity into None: JSON has no word for them."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _fresh() -> Path:
-    stem = time.strftime("%Y-%m-%d_%H-%M-%S")
-    path, number = Path("runs") / stem, 2
-    while True:
-        try:
-            path.mkdir(parents=True)
-            return path
-        except FileExistsError:
-            path, number = Path("runs") / f"{stem}_{number}", number + 1
 
 
 def _lock(option: str, place: Path) -> BinaryIO:
@@ -225,17 +135,3 @@ def _lock(option: str, place: Path) -> BinaryIO:
         except OSError:  # some network file systems have no locks
             pass
     return file
-
-
-@contextmanager
-def _naming(option: str, place: str | Path, way_out: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{option}: {place} cannot be written: {error.strerror}; {way_out}"
-        ) from None
-
-
-def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(finite(value), indent=indent, allow_nan=False)

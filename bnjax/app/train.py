@@ -24,6 +24,7 @@ from bnjax.app import (
     results,
     resuming,
     sessions,
+    tasks,
 )
 from bnjax.app import data as datasets
 from bnjax.app.data import Data
@@ -33,7 +34,6 @@ from bnjax.app.progress import TrainingProgress, say
 from bnjax.app.runs import RunFolder
 from bnjax.app.sessions import Run, Session
 from bnjax.app.signals import ctrl_c
-from bnjax.network import Network
 
 _PROBE = 1000  # samples on which the inputs of the last hidden layer are looked at
 
@@ -93,21 +93,7 @@ def _begin(options: Train, given: frozenset[str], stack: contextlib.ExitStack) -
     if options.checkpoint_every:
         checkpoints.require()
     mesh = devices.choose(options)
-    data = datasets.load(
-        options.data,
-        cost=options.cost,
-        label=options.label,
-        test_fraction=options.test_fraction,
-        seed=options.seed,
-        scale=options.scale,
-    )
-    samples = len(data.x_train)
-    batch_size = samples if options.batch_size == "full" else options.batch_size
-    if batch_size > samples:
-        raise UserError(
-            f"--batch-size: expected at most {samples}, the size of the training set, got "
-            f"{batch_size}; use a smaller batch, or full"
-        )
+    data, batch_size = tasks.load(options, seed=options.seed)
     resolved = {
         "learning_rate": options.resolved_learning_rate(),
         "batch_size": batch_size,
@@ -115,7 +101,7 @@ def _begin(options: Train, given: frozenset[str], stack: contextlib.ExitStack) -
         "digest": datasets.digest(data),
         "devices": 1 if mesh is None else mesh.size,
     }
-    optimizer = _optimizer(options.optimizer, options.resolved_learning_rate())
+    optimizer = tasks.make_optimizer(options.optimizer, options.resolved_learning_rate())
     runs = _start(options, data, optimizer, mesh)
     if old is not None:
         resuming.check(old, resolved)
@@ -143,16 +129,8 @@ def _start(
     names = ("baseline", "bn") if options.network == "both" else (options.network,)
     runs = {}
     for name in names:
-        norm = name == "bn"
-        net = Network(
-            (data.n_in, *options.hidden, data.n_out),
-            activation=options.activation,
-            cost=options.cost,
-            norm=norm,
-            norm_output=norm and options.norm_output,
-            eps=options.eps,
-            decay=(options.decay, None),  # both running kinds, for the summary to compare
-        )
+        decays = options.decay, None  # both running kinds, for the summary to compare
+        net = tasks.make_network(options, data, norm=name == "bn", decay=decays)
         start = training.init(net, optimizer, jax.random.key(options.seed))
         try:
             epoch = training.make_epoch(
@@ -174,16 +152,6 @@ def _start(
             else None,
         )
     return runs
-
-
-def _optimizer(name: str, learning_rate: float) -> optax.GradientTransformation:
-    match name:
-        case "sgd":
-            return optax.sgd(learning_rate)
-        case "momentum":
-            return optax.sgd(learning_rate, momentum=0.9)
-        case _:
-            return optax.adam(learning_rate)
 
 
 def _train(session: Session, asked_to_stop: list[int]) -> bool:

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from bnjax import identities
+from bnjax.app.folders import device_name, finite
 from bnjax.app.options import Verify
-from bnjax.app.runs import device_name, finite
 from bnjax.identities import Identity, Result
 
 # (ε, B, n): the width lets every activation occur, see identities.cases

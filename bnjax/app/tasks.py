@@ -1,0 +1,61 @@
+"""What `train` and `sweep` begin with: the data, the size of a batch, a network, an optimizer."""
+
+from typing import Any
+
+import optax
+
+from bnjax.app import data as datasets
+from bnjax.app.data import Data
+from bnjax.app.errors import UserError
+from bnjax.app.options import Task
+from bnjax.network import Network
+
+
+def load(options: Task, *, seed: int) -> tuple[Data, int]:
+    """Load the data, split by `seed`, and tell how many samples a batch holds.
+
+    Raises:
+        UserError: The data cannot be read or do not fit, or they are fewer than a batch.
+    """
+    data = datasets.load(
+        options.data,
+        cost=options.cost,
+        label=options.label,
+        test_fraction=options.test_fraction,
+        seed=seed,
+        scale=options.scale,
+    )
+    samples = len(data.x_train)
+    batch_size = samples if options.batch_size == "full" else options.batch_size
+    if batch_size > samples:
+        raise UserError(
+            f"--batch-size: expected at most {samples}, the size of the training set, got "
+            f"{batch_size}; use a smaller batch, or full"
+        )
+    return data, batch_size
+
+
+def make_network(options: Task, data: Data, *, norm: bool, decay: Any) -> Network:
+    """Make the baseline network, or the normalized one."""
+    return Network(
+        (data.n_in, *options.hidden, data.n_out),
+        activation=options.activation,
+        cost=options.cost,
+        norm=norm,
+        norm_output=norm and options.norm_output,
+        eps=options.eps,
+        decay=decay,
+    )
+
+
+def make_optimizer(
+    name: str, learning_rate: optax.ScalarOrSchedule
+) -> optax.GradientTransformation:
+    """Make the optimizer that `--optimizer` names; the learning rate may be traced."""
+    match name:
+        case "sgd":
+            return optax.sgd(learning_rate)
+        case "momentum":
+            return optax.sgd(learning_rate, momentum=0.9)
+        case _:
+            return optax.adam(learning_rate)
