@@ -25,10 +25,13 @@ from bnjax.app.sessions import Session
 from bnjax.network import Network, Params
 
 FILE = "geometry.npz"
+_BATCH = ("x", "targets")
 _MOST = 1000  # samples in the batch: all vectors of a layer are as long as that
 _INSTEAD_OF_ONE = 60  # samples, where the training's own batch is a single one
 _WRITING = 0.02  # share of the time that writing the file may take: it is written whole each time
 _PICTURES = ("cos1", "cos2", "cos3", "percentiles")  # too many numbers for a line of metrics
+
+_summarize = jax.jit(geometry.summarize, static_argnums=0)
 
 Batch = tuple[Array, Array]
 Look = Callable[[Params, int], np.ndarray]
@@ -81,9 +84,9 @@ class Recorder:
         if not self._every or self._folder is None:
             return
         began = time.monotonic()
-        x, targets = map(np.asarray, self._batch)
-        rows = {name: np.array(rows) for name, rows in self._rows.items() if rows}
-        self._folder.write(FILE, lambda path: np.savez(path, x=x, targets=targets, **rows))
+        arrays: dict[str, Any] = dict(zip(_BATCH, map(np.asarray, self._batch), strict=True))
+        arrays |= {name: np.array(rows) for name, rows in self._rows.items() if rows}
+        self._folder.write(FILE, lambda path: np.savez(path, **arrays))
         ended = time.monotonic()
         self._next = ended + (ended - began) / _WRITING
 
@@ -106,13 +109,12 @@ def choose_batch(x: Array, targets: Array, *, batch_size: int, seed: int) -> Bat
 
 def make_look(net: Network, params: Params, batch: Batch) -> Look:
     """Make (params, epoch) -> a row of geometry.npz; params here tell the shapes."""
-    summarize = jax.jit(partial(geometry.summarize, net))
-    fields = jax.eval_shape(summarize, params, *batch)._asdict().items()
+    fields = jax.eval_shape(partial(_summarize, net), params, *batch)._asdict().items()
     dtype = np.dtype([("epoch", np.int32), *((f, like.dtype, like.shape) for f, like in fields)])
-    compiled = summarize.lower(params, *batch).compile()
 
     def look(params: Params, epoch: int) -> np.ndarray:
-        return np.array((epoch, *map(np.asarray, compiled(params, *batch))), dtype)
+        found = jax.device_get(_summarize(net, params, *batch))
+        return np.array((epoch, *found), dtype)
 
     return look
 
@@ -127,7 +129,7 @@ def read(path: Path) -> tuple[Batch, dict[str, np.ndarray]]:
     with (path / FILE).open("rb") as file:
         try:
             arrays = dict(np.load(file, allow_pickle=False))
-            batch = jnp.asarray(arrays.pop("x")), jnp.asarray(arrays.pop("targets"))
+            x, targets = (jnp.asarray(arrays.pop(name)) for name in _BATCH)
         except Exception as error:  # whatever a damaged archive makes NumPy raise
             raise ValueError(f"a damaged file: {error}") from error
     for name, rows in arrays.items():
@@ -135,7 +137,7 @@ def read(path: Path) -> tuple[Batch, dict[str, np.ndarray]]:
             *rows.dtype.names
         }:
             raise ValueError(f"{name} does not hold the fields of this version of bnjax")
-    return batch, arrays
+    return (x, targets), arrays
 
 
 def _short(values: np.ndarray) -> list[float]:

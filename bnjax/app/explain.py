@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from bnjax.app.errors import UserError
+from bnjax.app.folders import finite
 from bnjax.app.options import Explain
 from bnjax.app.progress import say
 from bnjax.app.report import findings, page, panels, sphere
@@ -17,7 +18,6 @@ from bnjax.app.report import weight as weights
 from bnjax.app.report.evidence import Evidence, gather
 from bnjax.app.report.finding import Finding
 from bnjax.app.report.weight import Weight
-from bnjax.app.folders import finite
 
 
 def explain(options: Explain) -> int:
@@ -64,8 +64,10 @@ def explain(options: Explain) -> int:
 def _write(
     evidence: Evidence, found: Sequence[Finding], short: Sequence[Finding], weight: Weight | None
 ) -> Path:
-    triangle = None if weight is None else sphere.draw(weight)
-    text = page.write(evidence, found, short, panels.draw(evidence), weight, triangle)
+    triangle = autodiff = None
+    if weight is not None:
+        triangle, autodiff = sphere.draw(weight), weights.by_autodiff(evidence, weight)
+    text = page.write(evidence, found, short, panels.draw(evidence), weight, triangle, autodiff)
     out = evidence.path / "report" / "index.html"
     beside = out.with_name(".index.html.tmp")
     try:

@@ -124,9 +124,9 @@ def _over_rates(
     rates = np.array([row["learning_rate"] for row in rows])
     lost = np.array([row["diverged_in_epoch"] is not None for row in rows])
     names = np.array([row["network"] for row in rows])
-    for shift, (name, label) in zip((0.97, 1.03), _LABELS.items(), strict=True):
+    for shift, (name, label) in zip((0.97, 1.03), LABELS.items(), strict=True):
         mine = names == name
-        colour = _COLOURS[name]
+        colour = COLOURS[name]
         each = np.unique(rates[mine])
         of_rate = [np.sort(shown[mine & (rates == rate)]) for rate in each]
         low, high = (np.array([column[end] for column in of_rate]) for end in (0, -1))

@@ -1,7 +1,6 @@
 """What a run folder holds that explains it; what is missing is named, and the rest still used."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from bnjax.app.diagnostics import Batch
 from bnjax.app.errors import UserError
 from bnjax.app.saved import SavedNetwork
 from bnjax.geometry import Angles
+
+_observe = jax.jit(geometry.observe, static_argnums=0)
 
 
 @dataclass
@@ -144,7 +145,7 @@ def _look_at_the_end(found: Evidence) -> None:
         if net.sizes[0] != found.batch[0].shape[1] or net.sizes[-1] != found.batch[1].shape[1]:
             found.missing.append(f"The looks at {name} were taken on other data: left out.")
             continue
-        angles = jax.jit(partial(geometry.observe, net))(params, *found.batch)
+        angles = _observe(net, params, *found.batch)
         if not all(bool(jnp.isfinite(each.sd_delta).all()) for each in angles):
             found.missing.append(f"The weights of {name} are not finite: it diverged.")
             continue

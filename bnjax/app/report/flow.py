@@ -268,7 +268,7 @@ def dead(evidence: Evidence) -> Finding | None:
     return Finding("dead", "Dead neurons", text, ("BL.4",), figures, math.log10(1 + 20 * most))
 
 
-def _at_last(k: int, rows: np.ndarray, text: str) -> str:
+def _at_last(k: int | np.intp, rows: np.ndarray, text: str) -> str:
     """Give the text, unless the last look is the one that was spoken of."""
     return text if k + 1 < len(rows) else ""
 

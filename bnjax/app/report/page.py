@@ -2,7 +2,6 @@
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -89,6 +88,7 @@ def write(
     panels: Sequence[Panel],
     weight: Weight | None,
     triangle: Panel | None,
+    autodiff: float | None,
 ) -> str:
     """Write the page.
 
@@ -99,6 +99,7 @@ def write(
         panels: The pictures.
         weight: One weight, if any can be looked at.
         triangle: Its picture.
+        autodiff: Its gradient by `jax.grad`.
 
     Returns:
         HTML.
@@ -116,12 +117,12 @@ def write(
             f'<section id="{finding.name}"{_beside(own)}><h2>{_text(finding.title)}</h2>'
             f"<p>{_said(finding)}</p>{_figures(own)}</section>"
         )
-    if weight is not None and triangle is not None:
+    if weight is not None and triangle is not None and autodiff is not None:
         tags |= set(weight.tags)
-        body.append(_weight(weight, triangle))
+        body.append(_weight(weight, triangle, autodiff))
     body += _tables(evidence)
     if evidence.history:
-        body.append(f"<section><h2>Words</h2>{_list(_WORDS.items())}</section>")
+        body.append(f"<section><h2>Words</h2>{_list(_WORDS)}</section>")
     body.append(f"<section><h2>Equations</h2>{_equations(tags)}</section>")
     body.append(
         "<footer><p>Layers, neurons and inputs are counted from zero. Written by bnjax explain "
@@ -225,7 +226,7 @@ def _cell(key: str, value: float | None) -> str:
     return share(value) if key in _SHARES else number(value)
 
 
-def _weight(weight: Weight, triangle: Panel) -> str:
+def _weight(weight: Weight, triangle: Panel, autodiff: float) -> str:
     cos1, cos2, cos3 = (number(cosine) for cosine in weight.cosines)
     steps = {"cos θ1 (Δ, x)": cos1, "cos θ2 (u, x)": cos2, "cos θ3 (Δ, u)": cos3}
     if weight.means is None:
@@ -237,14 +238,14 @@ def _weight(weight: Weight, triangle: Panel) -> str:
         steps["averages"] = f"B ⟨Δ⟩⟨u⟩ = {number(weight.means)}"
         together = f"{number(weight.amplitude)} · ({cos3}) + ({number(weight.means)})"
     steps["∂C/∂W"] = f"{together} = {number(weight.gradient)}"
-    steps["by jax.grad"] = number(weight.autodiff)
+    steps["by jax.grad"] = number(autodiff)
     if weight.gamma_gradient is not None:
         steps["∂C/∂γ"] = number(weight.gamma_gradient)
     name = weight.name[0].upper() + weight.name[1:]
     return (
         f'<section id="weight"><h2>One weight: {_text(weight.name)}</h2>'
         f"<p>{_text(weight.text)}{_tags(weight.tags)}</p>"
-        f'<div class="panels">{_figure(triangle)}<div>{_list(steps.items())}'
+        f'<div class="panels">{_figure(triangle)}<div>{_list(steps)}'
         f'<p class="about">{_text(name)}, at the end of the run. Another one: '
         "<code>bnjax explain RUN --layer L --neuron N --input J</code>.</p></div></div></section>"
     )
@@ -288,13 +289,9 @@ def _equations(tags: Iterable[str]) -> str:
     return f"<dl>{items}</dl><p>Check them on your machine: <code>bnjax verify</code>.</p>"
 
 
-def _list(items: Iterable[tuple[str, str]] | Mapping[str, Any]) -> str:
-    pairs = items.items() if isinstance(items, Mapping) else items
-    return (
-        "<dl>"
-        + "".join(f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>" for key, text in pairs)
-        + "</dl>"
-    )
+def _list(items: Mapping[str, str]) -> str:
+    pairs = (f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>" for key, text in items.items())
+    return f"<dl>{''.join(pairs)}</dl>"
 
 
 def _text(text: str) -> str:

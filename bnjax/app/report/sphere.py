@@ -15,6 +15,8 @@ from bnjax.app.report.words import degrees
 
 _COLOURS = {"Δ̂": "#b5541c", "û": "#2f7d4f", "x̂": "#1c5cb5"}
 _MARKERS = {"Δ̂": "^", "û": "s", "x̂": "o"}
+_SIDES = (("Δ̂", "x̂"), ("û", "x̂"), ("Δ̂", "û"))  # θ1, θ2, θ3
+_ROOM = 0.93  # |cos| of a side from which on its corners lie too close for a label
 
 
 def draw(weight: Weight) -> Panel:
@@ -27,18 +29,22 @@ def draw(weight: Weight) -> Panel:
     axes.set_xlim(-1.25, 1.25)
     axes.set_ylim(-1.2, 1.2)
     _globe(axes)
-    sides = (("Δ̂", "x̂", 0, "θ1"), ("û", "x̂", 1, "θ2"), ("Δ̂", "û", 2, "θ3"))
-    for one, other, number, name in sides:
+    middle = np.mean([point[:2] for point in points.values()], 0) if points else np.zeros(2)
+    angles = []
+    for k, (one, other) in enumerate(_SIDES):
         if one in points and other in points:
-            angle = degrees(weight.cosines[number])
-            _side(axes, points[one], points[other], f"{name} = {angle:.0f}°")
-    if weight.corner is not None:
+            name, cosine = f"θ{k + 1}", weight.cosines[k]
+            angles.append(f"{name} = {degrees(cosine):.0f}°")
+            _side(axes, points[one], points[other], name, middle)
+    if weight.corner is not None and max(map(abs, weight.cosines[:2])) < _ROOM:
         _corner(axes, points["x̂"], points["Δ̂"], points["û"], f"{weight.corner:.0f}°")
+    places = _labels(points)
     for name, point in points.items():
         behind = point[2] < -1e-9
         face = "white" if behind else _COLOURS[name]
         axes.plot(
-            *point[:2],
+            point[0],
+            point[1],
             _MARKERS[name],
             markersize=10,
             markerfacecolor=face,
@@ -46,22 +52,15 @@ def draw(weight: Weight) -> Panel:
             markeredgewidth=1.5,
             zorder=5,
         )
-        away = point[:2] / max(float(np.linalg.norm(point[:2])), 0.2)
-        axes.text(
-            *(point[:2] + 0.13 * away),
-            name,
-            fontsize=15,
-            color=_COLOURS[name],
-            ha="center",
-            va="center",
-            zorder=6,
-        )
+        x, y = places[name]
+        style = {"fontsize": 15, "color": _COLOURS[name], "zorder": 6}
+        axes.text(x, y, name, ha="center", va="center", **style)
     missing = [
         f"{name} has no direction"
         for name, known in zip(("Δ", "u", "x"), weight.defined, strict=True)
         if not known
     ]
-    axes.set_title("; ".join(missing) or "error, input and x̂ in sample space", fontsize=11)
+    axes.set_title("; ".join([*missing, ", ".join(angles)]), fontsize=12)
     return Panel(
         "weight",
         svg(figure),
@@ -126,34 +125,40 @@ def _arc(one: np.ndarray, other: np.ndarray, count: int = 60) -> np.ndarray:
     return np.cos(angle)[:, None] * one + np.sin(angle)[:, None] * (beside / length)
 
 
-def _side(axes: Axes, one: np.ndarray, other: np.ndarray, label: str) -> None:
+def _labels(points: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Give the names places: x̂'s above, the others' to the left and to the right."""
+    places = {"x̂": points["x̂"][:2] + (0, 0.14)} if "x̂" in points else {}
+    others = sorted(points.keys() - {"x̂"}, key=lambda name: (points[name][0], name))
+    for name, away in zip(others, (-0.13, 0.13)[-len(others) :], strict=True):
+        places[name] = points[name][:2] + (away, -0.06)
+    return places
+
+
+def _side(axes: Axes, one: np.ndarray, other: np.ndarray, label: str, middle: np.ndarray) -> None:
     way = _arc(one, other)
     for front, style in ((True, "-"), (False, (0, (4, 3)))):
         seen = (way[:, 2] >= -1e-9) == front
         x, y = (np.where(seen, way[:, k], np.nan) for k in range(2))
         axes.plot(x, y, linestyle=style, color="0.25", linewidth=1.8, zorder=3)
-    middle = way[len(way) // 2, :2]
-    axes.text(
-        *middle,
-        label,
-        fontsize=11,
-        ha="center",
-        va="center",
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
-        zorder=4,
-    )
+    if abs(one @ other) < _ROOM:
+        along = way[len(way) // 2 + 1, :2] - way[len(way) // 2, :2]
+        across = np.array([-along[1], along[0]]) / max(float(np.linalg.norm(along)), 1e-9)
+        place = way[len(way) // 2, :2]
+        inwards = across @ (middle - place)
+        # a flat triangle has no inside: its two long sides are named left and right of it
+        flat = np.sign(across[0]) * (-1 if label == "θ2" else 1)
+        outwards = -np.sign(inwards) if abs(inwards) > 0.02 else flat
+        x, y = place + 0.1 * outwards * across
+        axes.text(x, y, label, fontsize=12, ha="center", va="center", zorder=4)
 
 
 def _corner(axes: Axes, at: np.ndarray, one: np.ndarray, other: np.ndarray, label: str) -> None:
     """Mark the angle at a corner."""
     near = []
     for point in (one, other):
-        way = _arc(at, point, 2)[1] - (at @ _arc(at, point, 2)[1]) * at
-        towards = way / max(float(np.linalg.norm(way)), 1e-9)
-        near.append(np.cos(0.22) * at + np.sin(0.22) * towards)
+        beside = point - (at @ point) * at
+        near.append(np.cos(0.22) * at + np.sin(0.22) * beside / np.linalg.norm(beside))
     way = _arc(near[0], near[1])
     axes.plot(way[:, 0], way[:, 1], color=_COLOURS["x̂"], linewidth=1.2, zorder=3)
-    outer = way[len(way) // 2] + 0.55 * (way[len(way) // 2] - at)
-    axes.text(
-        *outer[:2], label, fontsize=9, color=_COLOURS["x̂"], ha="center", va="center", zorder=4
-    )
+    x, y, _ = way[len(way) // 2] + 0.55 * (way[len(way) // 2] - at)
+    axes.text(x, y, label, fontsize=9, color=_COLOURS["x̂"], ha="center", va="center", zorder=4)

@@ -10,6 +10,7 @@ cosines makes the bracket of G.2 sin θ1 sin θ2 cos A, with A the triangle's an
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from bnjax.app.errors import UserError, nearest
 from bnjax.app.report.evidence import Evidence
 from bnjax.app.report.words import LABELS, degrees, number, share
 from bnjax.geometry import Angles
-from bnjax.network import NormDense
+from bnjax.network import Network, NormDense, Params
 
 _LITTLE = 0.1  # of the amplitude: a bracket below it is called small
 
@@ -41,7 +42,6 @@ class Weight:
         bracket: G.2's, G.3's.
         means: B ⟨Δ⟩⟨u⟩; None with normalization.
         gradient: ∂C/∂W_ji from these.
-        autodiff: The same by `jax.grad`.
         gamma_gradient: ∂C/∂γ_i; None without normalization.
         larger_than: Share of the neuron's weights with a smaller |gradient|.
         text: Sentences: it learns because, it stopped because.
@@ -59,7 +59,6 @@ class Weight:
     bracket: float
     means: float | None
     gradient: float
-    autodiff: float
     gamma_gradient: float | None
     larger_than: float
     text: str
@@ -140,7 +139,6 @@ def examine(
         "bracket": float(bracket[j, i]),
         "means": None if means is None else float(means[j, i]),
         "gradient": float(W_bar[j, i]),
-        "autodiff": float(_autodiff(evidence, name, at)[j, i]),
         "gamma_gradient": None,
         "larger_than": float(np.mean(np.abs(W_bar[:, i]) < abs(W_bar[j, i]))),
     }
@@ -151,6 +149,24 @@ def examine(
     say = _say_normalized if angles.rho is not None else _say_baseline
     text, tags = say(Weight(**known, text="", tags=()), reason, angles)
     return Weight(**known, text=text, tags=tags)
+
+
+def by_autodiff(evidence: Evidence, weight: Weight) -> float:
+    """Form ∂C/∂W_ji with `jax.grad` of the plain reference: no angle has a part in it."""
+    net, params, *_ = evidence.networks[weight.network]
+    assert evidence.batch is not None
+    gradient = _differentiate(net, params, *evidence.batch)[weight.layer].W
+    return float(gradient[weight.input, weight.neuron])
+
+
+@partial(jax.jit, static_argnums=0)
+def _differentiate(net: Network, params: Params, x: jax.Array, targets: jax.Array) -> Params:
+    fresh = network.init(net, jax.random.key(0))[1]  # the moments go nowhere
+
+    def cost(params: Params) -> jax.Array:
+        return network.cost(net, params, fresh, x, targets, rule="autodiff")[0]
+
+    return jax.grad(cost)(params)
 
 
 def _say_normalized(weight: Weight, reason: str, angles: Angles) -> tuple[str, tuple[str, ...]]:
@@ -223,18 +239,6 @@ def _corner(cosines: tuple[float, ...]) -> float | None:
     cos1, cos2, cos3 = cosines
     sines = math.sqrt((1 - cos1**2) * (1 - cos2**2))
     return degrees((cos3 - cos1 * cos2) / sines) if sines > 1e-3 else None
-
-
-def _autodiff(evidence: Evidence, name: str, layer: int) -> np.ndarray:
-    net, params, *_ = evidence.networks[name]
-    assert evidence.batch is not None
-    fresh = network.init(net, jax.random.key(0))[1]  # the moments go nowhere
-
-    def cost(params: network.Params) -> jax.Array:
-        assert evidence.batch is not None
-        return network.cost(net, params, fresh, *evidence.batch, rule="autodiff")[0]
-
-    return np.asarray(jax.jit(jax.grad(cost))(params)[layer].W, np.float64)
 
 
 def _check(option: str, value: int, count: int, what: str) -> None:
