@@ -102,8 +102,8 @@ class Recorder:
 def choose_batch(x: Array, targets: Array, *, batch_size: int, seed: int) -> Batch:
     """Choose the samples to look at: as many as a mini-batch has, which is what learning sees."""
     size = min(batch_size if batch_size > 1 else _INSTEAD_OF_ONE, len(x), _MOST)
-    key = jax.random.fold_in(jax.random.key(seed), 2)  # neither the weights' nor the order's
-    chosen = jax.random.permutation(key, len(x))[:size]
+    # by NumPy: neither the weights nor the order of the samples come from this seed
+    chosen = np.random.default_rng(seed).permutation(len(x))[:size]
     return x[chosen], targets[chosen]
 
 

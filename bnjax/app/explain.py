@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +65,29 @@ def explain(options: Explain) -> int:
 def _write(
     evidence: Evidence, found: Sequence[Finding], short: Sequence[Finding], weight: Weight | None
 ) -> Path:
+    out = evidence.path / "report" / "index.html"
+    beside = out.with_name(".index.html.tmp")
+    with _writing(out):
+        out.parent.mkdir(exist_ok=True)  # before drawing, which takes a while
     triangle = autodiff = None
     if weight is not None:
         triangle, autodiff = sphere.draw(weight), weights.by_autodiff(evidence, weight)
     text = page.write(evidence, found, short, panels.draw(evidence), weight, triangle, autodiff)
-    out = evidence.path / "report" / "index.html"
-    beside = out.with_name(".index.html.tmp")
-    try:
-        out.parent.mkdir(exist_ok=True)
+    with _writing(out):
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, out)
+    return out
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"{out} cannot be written: {error.strerror}; mend this, or use --text or --json, "
             "which write nothing"
         ) from error
-    return out
 
 
 def _print(

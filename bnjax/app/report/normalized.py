@@ -12,6 +12,7 @@ import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from bnjax import geometry
@@ -68,6 +69,9 @@ def angles(evidence: Evidence) -> Finding | None:
         figures,
         abs(math.log10(max(last, 1e-6) / random)),
     )
+
+
+_removed_of = jax.jit(geometry.removed)
 
 
 class _Halt(NamedTuple):
@@ -189,7 +193,7 @@ def removed(evidence: Evidence) -> Finding | None:
     text += "."
     angles = evidence.angles.get("bn")
     if angles is not None and angles[at].rho is not None:
-        parts = geometry.removed(angles[at])
+        parts = _removed_of(angles[at])
         by_mean, by_x_hat = float(parts.by_mean.mean()), float(parts.by_x_hat.mean())
         figures |= {"layer": at, "by_mean": by_mean, "by_x_hat": by_x_hat}
         text += (

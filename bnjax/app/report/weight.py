@@ -21,7 +21,7 @@ from bnjax.app.errors import UserError, nearest
 from bnjax.app.report.evidence import Evidence
 from bnjax.app.report.words import LABELS, degrees, number, share
 from bnjax.geometry import Angles
-from bnjax.network import Network, NormDense, Params
+from bnjax.network import Dense, Network, NormDense, Params
 
 _LITTLE = 0.1  # of the amplitude: a bracket below it is called small
 
@@ -109,9 +109,9 @@ def examine(
     at = (normalized[-1] if normalized else len(layers) - 1) if layer is None else layer
     _check("--layer", at, len(layers), f"the layers of {LABELS[name]}")
     angles = layers[at]
+    parts, gradients, reasons = _read(angles)
     amplitude, bracket, means = (
-        None if part is None else np.asarray(part, np.float64)
-        for part in geometry.weight_parts(angles)
+        None if part is None else np.asarray(part, np.float64) for part in parts
     )
     assert amplitude is not None and bracket is not None
     W_bar = amplitude * bracket + (0 if means is None else means)
@@ -142,13 +142,18 @@ def examine(
         "gamma_gradient": None,
         "larger_than": float(np.mean(np.abs(W_bar[:, i]) < abs(W_bar[j, i]))),
     }
-    gradients = geometry.gradients(angles)
     if isinstance(gradients, NormDense):
         known["gamma_gradient"] = float(gradients.gamma[i])
-    reason = geometry.REASONS[int(geometry.reasons(angles)[j, i])]
+    reason = geometry.REASONS[int(reasons[j, i])]
     say = _say_normalized if angles.rho is not None else _say_baseline
     text, tags = say(Weight(**known, text="", tags=()), reason, angles)
     return Weight(**known, text=text, tags=tags)
+
+
+@jax.jit
+def _read(angles: Angles) -> tuple[geometry.Parts, Dense | NormDense, jax.Array]:
+    """Take all that is asked of a layer in one program: eagerly each step is one to compile."""
+    return geometry.weight_parts(angles), geometry.gradients(angles), geometry.reasons(angles)
 
 
 def by_autodiff(evidence: Evidence, weight: Weight) -> float:
