@@ -9,7 +9,7 @@ import pytest
 from bnjax import Network, NormDense, backprop, cost, geometry, identities, init
 from bnjax.activations import ACTIVATIONS, Activation
 from bnjax.costs import COSTS, Cost
-from bnjax.geometry import angles as angles_room
+from bnjax.geometry import parts as parts_room
 from bnjax.identities.quick import quick
 
 rng = np.random.default_rng(0)
@@ -510,6 +510,21 @@ def test_the_summary_is_that_of_the_angles(kind):
         np.testing.assert_allclose(levels, wanted, atol=np.ptp(y) / 1000)
 
 
+@pytest.mark.slow
+def test_the_summary_of_errors_whose_squares_are_zero_is_that_of_float64():
+    net = Network((6, 5, 3))
+    params, _ = parameters(net)
+    params = (params[0], params[1]._replace(b=jnp.full(3, 55.0)))  # 1 − u = 1e-24
+    x = np.random.default_rng(7).normal(size=(SAMPLES, 6))
+    summarize = quick("net")(geometry.summarize)
+    wide = summarize(net, params, x, np.ones((SAMPLES, 3)))
+    narrow = jax.tree.map(lambda a: jnp.asarray(a, "float32"), (params, x, np.ones((SAMPLES, 3))))
+    assert 0 < np.max(wide.error) < 1e-20
+    for name in ("error", "propagated", "W_bar", "covariance", "means", "gamma_bar", "removed"):
+        got, wanted = getattr(summarize(net, *narrow), name), getattr(wide, name)
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, err_msg=name)
+
+
 def test_what_no_layer_has_is_empty():
     net = Network((4, 2), norm=False)
     args = *parameters(net)[:1], jnp.zeros((8, 4)), jnp.zeros((8, 2))
@@ -560,12 +575,12 @@ def test_without_normalization_an_input_stops_a_weight_only_if_it_is_zero():
 
 
 def test_an_identity_sees_a_planted_error(monkeypatch):
-    right = angles_room.weight_parts
+    right = parts_room.weight_parts
 
     def without_rho(angles):
         return right(angles._replace(rho=jnp.ones_like(angles.cos1)))
 
-    monkeypatch.setattr(angles_room, "weight_parts", without_rho)
+    monkeypatch.setattr(parts_room, "weight_parts", without_rho)
     one = {one.tag: one for one in identities.all()}["G.2"]
     # a shape that no other test has: what is compiled holds what it was traced with
     case = {"dtype": "float64", "eps": 0.37, "batch": 6, "width": 5, "key": jax.random.key(0)}

@@ -1,19 +1,11 @@
 """The geometry of learning in sample space: why a weight learns, and why it stopped.
 
-The rooms: `vectors` (directions and lengths), `angles` (G.1–G.5 of one layer), `stopping` (G.6:
-what no longer learns), `layers` (weights, activations and outputs), `record` (all layers of a
-network), `summary` (the same in few numbers).
+The rooms: `vectors` (directions and lengths), `angles` (G.1, one layer), `parts` (G.2–G.5:
+gradients and errors from the angles), `stopping` (G.6: what no longer learns), `layers` (weights,
+activations and outputs), `record` (all layers of a network), `summary` (the same in few numbers).
 """
 
-from bnjax.geometry.angles import (
-    Angles,
-    Parts,
-    Propagated,
-    gradients,
-    layer_angles,
-    propagated,
-    weight_parts,
-)
+from bnjax.geometry.angles import Angles, layer_angles
 from bnjax.geometry.layers import (
     SATURATED,
     Spread,
@@ -25,6 +17,7 @@ from bnjax.geometry.layers import (
     spread,
     weight_norms,
 )
+from bnjax.geometry.parts import Parts, Propagated, gradients, propagated, weight_parts
 from bnjax.geometry.record import observe
 from bnjax.geometry.stopping import (
     ALIGNED,

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from bnjax.geometry.angles import Angles, left_of_error, left_of_inputs, of_normalization
+from bnjax.geometry.angles import Angles, of_normalization
+from bnjax.geometry.parts import left_of_error, left_of_inputs
 
 ALIGNED = 0.1  # |sin θ| below which two vectors count as aligned: six degrees
 

@@ -21,15 +21,9 @@ from jax import Array
 from bnjax import backprop
 from bnjax.geometry import layers as of_layers
 from bnjax.geometry import stopping
-from bnjax.geometry.angles import (
-    Angles,
-    between,
-    gamma_gradient,
-    of_normalization,
-    propagated,
-    weight_parts,
-)
+from bnjax.geometry.angles import Angles, between, of_normalization
 from bnjax.geometry.layers import SATURATED
+from bnjax.geometry.parts import gamma_gradient, propagated, weight_parts
 from bnjax.geometry.stopping import ALIGNED
 from bnjax.geometry.vectors import Normal, length, normals
 from bnjax.moments import accumulator_dtype
