@@ -2,6 +2,7 @@
 
 from bnjax import (
     activations,
+    audit,
     backprop,
     conversion,
     costs,
@@ -32,6 +33,7 @@ __all__ = [
     "NormDense",
     "activations",
     "apply",
+    "audit",
     "backprop",
     "batch_norm",
     "bn_apply",

@@ -2,9 +2,10 @@
 
 (P.4)  W' = W diag(γ r_BN),  b' = β − γ μ_BN r_BN
 
-Known numbers are folded on the host in float64 and rounded once. A folded layer forms u W' + b'
-where the normalized one forms x − μ: where |μ| >> σ two large numbers cancel, and with them go
-about log10(|μ|/σ) digits, however exact W' and b' are.
+Known numbers are folded on the host in float64 and rounded once. A folded layer loses digits all
+the same where means are large: u W' + b' is a difference of numbers some |μ|/σ times as large as
+y, each rounded, W' and b' among them, which costs y about log10(|μ|/σ) digits. The normalized layer
+forms x − μ from x = u W, and rounds nothing large after x.
 
 Source: S3.
 """
@@ -36,8 +37,8 @@ def fold(net: Network, params: Params, state: State) -> tuple[Network, tuple[Den
         net: The baseline network of the same sizes.
         params: Its parameters, a tuple of `Dense`, each of the dtype of what it comes from.
         `apply` of both gives what `bn_apply(train=False)` gives, layer by layer to the rounding of
-        |u||W'| + |b'|. Beside |y| that is a loss of about log10(|μ|/σ) digits: keep the normalized
-        network where means are large.
+        |u||W'| + |b'|: which costs y about log10(|μ|/σ) digits. Half-precision weights have
+        two or three in all: keep the normalized network for them if means are large.
 
     Raises:
         ValueError: The network is not normalized, params or state are not its own, or some channel

@@ -83,10 +83,15 @@ def init(n: Shape, dtype: jnp.dtype = jnp.float32) -> PopulationState:
         >>> print(init(2).var, init(2).batches)
         [1. 1.] [0 0]
     """
-    dtype = accumulator_dtype(dtype)
-    mean, var, remainder = jnp.zeros(n, dtype), jnp.ones(n, dtype), jnp.zeros(n, dtype)
-    # no array twice: JAX donates each buffer once
-    return PopulationState(mean, var, jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.int32), remainder)
+    wide = accumulator_dtype(dtype)
+    # each an array of its own: one buffer cannot be donated twice
+    return PopulationState(
+        mean=jnp.zeros(n, wide),
+        var=jnp.ones(n, wide),
+        batches=jnp.zeros(n, jnp.int32),
+        skipped=jnp.zeros(n, jnp.int32),
+        remainder=jnp.zeros(n, wide),
+    )
 
 
 def update(
@@ -224,8 +229,15 @@ def empty(n: Shape, dtype: jnp.dtype = jnp.float32) -> Pool:
         >>> print(empty(2).count)
         [0. 0.]
     """
-    zeros, none = jnp.zeros(n, accumulator_dtype(dtype)), jnp.zeros(n, jnp.int32)
-    return Pool(zeros, zeros, zeros, none, none, zeros)
+    wide = accumulator_dtype(dtype)
+    return Pool(
+        mean=jnp.zeros(n, wide),
+        var=jnp.zeros(n, wide),
+        count=jnp.zeros(n, wide),
+        batches=jnp.zeros(n, jnp.int32),
+        skipped=jnp.zeros(n, jnp.int32),
+        remainder=jnp.zeros(n, wide),
+    )
 
 
 def add(pooled: Pool, moments: Moments) -> Pool:

@@ -12,7 +12,7 @@ import reference
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bnjax import batch_norm
+from bnjax import Network, apply, batch_norm, bn_apply, fold, init, training
 
 rng = np.random.default_rng(0)
 B, C = 24, 3
@@ -365,6 +365,17 @@ def test_single_precision_is_exact_under_an_offset(check, where):
             for a, b in zip(everything(x, gamma), right, strict=True):
                 assert a.dtype == jnp.float32
                 assert reference.relative(a, b.reshape(a.shape)) <= 5e-7
+
+
+def test_statistics_of_a_sharded_array_are_those_of_the_whole():
+    net = Network((C, 4, 2), norm_output=True)
+    params, _ = init(net, jax.random.key(0))
+    spread = jax.device_put(X, NamedSharding(mesh(d=8), P("d")))
+    for batch_size in (8, 10):  # three batches of eight; the same, where ten could be held
+        found = training.measure_population(net, params, spread, batch_size=batch_size)
+        close(found, training.measure_population(net, params, X, batch_size=batch_size))
+    y = bn_apply(net, params, found, spread, train=False)[0]
+    close(y, apply(*fold(net, params, found), X))
 
 
 def one_of_two_processes(address, number):

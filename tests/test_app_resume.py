@@ -1,8 +1,14 @@
 """Nothing lost: checkpoints, going on after a kill, full disks, two runs at once, divergence."""
 
 import json
+import os
+import random
 import resource
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -244,3 +250,108 @@ def test_a_lost_network_stops_the_run_and_the_last_good_checkpoint_stays(task, t
     assert names == {f"epoch_{epoch - 1}", f"epoch_{epoch - 2}"}
     lines = saved.read_metrics(tmp_path / "run")
     assert [np.isfinite(line["cost"]) for line in lines] == [True] * (epoch - 1) + [False]
+
+
+def command(*arguments, **more):
+    """The command in a process of its own."""
+    code = "from bnjax.app.main import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **more},
+    )
+
+
+def ended(process, code=0, timeout=300):
+    out, err = process.communicate(timeout=timeout)
+    assert process.returncode == code, err
+    return out, err
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_goes_on_to_the_same_bits(task, tmp_path):
+    long = [*task, "--epochs", "200", "--checkpoint-every", "7"]
+    ended(command(*long, "--out", tmp_path / "whole"))
+    seed = random.randrange(2**32)
+    moments = random.Random(seed)
+    outcomes = []
+    for number in range(5):
+        folder, lines = tmp_path / str(number), moments.randrange(395)
+        process = command(*long, "--out", folder)
+        while not (folder / "config.json").exists():
+            time.sleep(0.01)
+        while (folder / "metrics.jsonl").read_bytes().count(b"\n") < lines:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.02))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        _, err = ended(command("train", "--resume", folder))
+        outcomes.append(err.splitlines()[0])
+        same(folder, tmp_path / "whole")
+    print(f"seed {seed}", *outcomes, sep="\n")
+    assert any("going on from the checkpoint of epoch" in outcome for outcome in outcomes)
+
+
+@pytest.mark.slow
+def test_damaged_checkpoints_are_named_and_the_run_goes_on_all_the_same(task, whole, tmp_path):
+    for spoilt in (["epoch_4"], ["epoch_4", "epoch_2"]):
+        folder = tmp_path / str(len(spoilt))
+        shutil.copytree(whole, folder)
+        (folder / "summary.json").unlink()
+        for name in spoilt:
+            spoil(folder / "checkpoints" / name, "a flipped bit")
+        _, err = ended(command("train", "--resume", folder, JAX_ENABLE_X64="1"))
+        for name in spoilt:
+            assert f"{folder / 'checkpoints' / name} is damaged" in err
+        wanted = "starting over from its config.json" if spoilt[1:] else "checkpoint of epoch 2"
+        assert wanted in err
+        same(folder, whole)
+
+
+@pytest.mark.slow
+def test_a_longer_run_is_what_it_would_have_been(task, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    assert run(["train", "--resume", str(folder), "--epochs", "9"]) == 0
+    assert run([*task, "--epochs", "9", "--out", str(tmp_path / "nine")]) == 0
+    lines = [saved.read_metrics(path) for path in (folder, tmp_path / "nine")]
+    for line in lines[0] + lines[1]:
+        del line["seconds"]
+    assert lines[0] == lines[1] and len(lines[0]) == 18
+    assert json.loads((folder / "config.json").read_text())["options"]["epochs"] == 9
+    assert run(["train", "--resume", str(folder)]) == 0
+    assert saved.read_summary(folder)["finished"]
+
+
+@pytest.mark.slow
+def test_after_ctrl_c_the_run_goes_on_where_it_stopped(task, tmp_path):
+    folder = tmp_path / "run"
+    long = [*task, "--epochs", "400", "--checkpoint-every", "1000"]
+    process = command(*long, "--out", folder)
+    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").stat().st_size:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = ended(process, 130)
+    assert f"bnjax train --resume {folder} goes on" in err
+    last = saved.read_metrics(folder)[-1]["epoch"]
+    _, err = ended(command("train", "--resume", folder))
+    assert f"going on from the checkpoint of epoch {last} in" in err
+    ended(command(*long, "--out", tmp_path / "whole"))
+    same(folder, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_lost_network_may_go_on_and_the_other_is_unharmed(data, tmp_path, capsys):
+    arguments = ["train", "--data", str(data), *TASK, *EPOCHS, "--cost", "squared_error"]
+    arguments += ["--activation", "relu", "--learning-rate", "30", "--on-divergence", "continue"]
+    assert run([*arguments, "--out", str(tmp_path / "run"), "--json"]) == 0
+    printed = capsys.readouterr()
+    summary = json.loads(printed.out)
+    assert summary["finished"] and "baseline" in summary["diverged"]
+    assert printed.err.count("baseline diverged in epoch") == 1
+    assert len(saved.read_metrics(tmp_path / "run")) == 10
+    (tmp_path / "run" / "summary.json").unlink()
+    assert run(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert "baseline diverged" not in capsys.readouterr().err

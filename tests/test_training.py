@@ -221,6 +221,7 @@ def test_prefetch_is_so_many_batches_ahead():
     assert seen == [(0, 3), (1, 4), (2, 5), (3, 5), (4, 5)]
 
 
+@pytest.mark.slow  # eight devices are looked at by default: test_data_parallel
 def test_a_batch_spread_over_a_mapped_axis_is_one_batch(key):
     optimizer = optax.sgd(0.3)
     where = jnp.arange(10) < 7  # the second half has but two

@@ -4,6 +4,10 @@ Every process does the same, on the same data; each hands its own samples to its
 the first one alone writes and speaks.
 """
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from typing import TypeVar
 
 import jax
@@ -29,17 +33,32 @@ def join(options: Train) -> None:
     if options.coordinator is None:
         return
     try:
-        jax.distributed.initialize(
-            None if options.coordinator == "auto" else options.coordinator,
-            options.num_processes,
-            options.process_id,
-        )
+        with _stdout_on_stderr():
+            jax.distributed.initialize(
+                None if options.coordinator == "auto" else options.coordinator,
+                options.num_processes,
+                options.process_id,
+            )
+            everyone(True)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"--coordinator: the processes of this run cannot find each other: {reason}; name the "
             "HOST:PORT of the first one, with --num-processes and --process-id"
         ) from error
+
+
+@contextlib.contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """Lead what C++ prints elsewhere: Gloo greets on stdout, which may be a JSON object's."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def is_first() -> bool:

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from bnjax import network
+from bnjax import audit, network
 from bnjax.network import Network, NormDense
 from bnjax.training import TrainState
 
@@ -25,31 +23,32 @@ def make_comparison(
         the layers, each a norm over the whole parameter.
     """
 
-    def compare(train_state: TrainState, x: Array, targets: Array, where: Array) -> dict:
-        def gradient(rule: str) -> network.Params:
-            def objective(params: network.Params) -> Array:
-                return network.cost(
-                    net, params, train_state.state, x, targets, rule=rule, where=where
-                )[0]
+    def cost(rule: str) -> Callable[..., Array]:
+        def by_rule(params: network.Params, state, x: Array, targets: Array, where: Array) -> Array:
+            return network.cost(net, params, state, x, targets, rule=rule, where=where)[0]
 
-            return jax.grad(objective)(train_state.params)
+        return by_rule
 
-        largest: dict[str, Array] = {}
-        for ours, theirs in zip(gradient("vjp"), gradient("autodiff"), strict=True):
-            if not isinstance(ours, NormDense):
-                continue
-            for kind, a, b in zip(NormDense._fields, ours, theirs, strict=True):
-                size = jnp.linalg.norm(b)
-                difference = jnp.linalg.norm(a - b) / jnp.where(size > 0, size, 1)
-                largest[kind] = jnp.maximum(largest.get(kind, 0.0), difference)
-        return largest
+    # both in the dtype that is trained in
+    run = audit.make_compare(
+        cost("vjp"),
+        cost("autodiff"),
+        argnums=0,
+        modes="vjp",
+        transforms="jit",
+        dtype_reference=None,
+        directions=0,
+    )
 
-    compiled = jax.jit(compare)
-
-    def named(
+    def compare(
         train_state: TrainState, x: ArrayLike, targets: ArrayLike, where: ArrayLike
     ) -> Differences:
-        found = compiled(train_state, x, targets, where)  # jit sorts a dict's keys
-        return {kind: float(found[kind]) for kind in NormDense._fields}
+        params, state, *_ = train_state
+        report = run((params, state, x, targets, where))
+        relative = {row.leaf: row.relative for row in report.rows}
+        layers = [i for i, layer in enumerate(params) if isinstance(layer, NormDense)]
+        return {
+            kind: max(relative[f"params[{i}].{kind}"] for i in layers) for kind in NormDense._fields
+        }
 
-    return named
+    return compare

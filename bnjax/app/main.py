@@ -28,15 +28,16 @@ def run(arguments: Sequence[str]) -> int:
         arguments: What stands behind `bnjax` on the command line.
 
     Returns:
-        The exit code: 0; 1 where `verify` finds an equation that falls short; 2 for what the user
-        can mend; 3 where training diverged; 130 after Ctrl-C.
+        The exit code: 0; 1 where `verify` finds an equation that falls short or `audit` a rule that
+        disagrees; 2 for what the user can mend; 3 where training diverged; 130 after Ctrl-C.
     """
     if list(arguments) == ["--version"]:
         print(f"bnjax {bnjax.__version__}")
         return 0
     try:
+        from bnjax.app import audit
         from bnjax.app.explain import explain
-        from bnjax.app.options import Explain, Predict, Sweep, Train, Verify
+        from bnjax.app.options import Audit, Explain, Predict, Sweep, Train, Verify
         from bnjax.app.predict import predict
         from bnjax.app.sweep import sweep
         from bnjax.app.train import train
@@ -47,14 +48,17 @@ def run(arguments: Sequence[str]) -> int:
             "pip install 'bnjax[cli]'"
         )
     try:
-        commands = {
-            "train": Train,
-            "sweep": Sweep,
-            "explain": Explain,
-            "predict": Predict,
-            "verify": Verify,
-        }
-        command = _parse(arguments or ["--help"], commands)
+        command = _parse(
+            arguments or ["--help"],
+            {
+                "train": Train,
+                "sweep": Sweep,
+                "explain": Explain,
+                "predict": Predict,
+                "verify": Verify,
+                "audit": Audit,
+            },
+        )
         if isinstance(command, Train):
             return train(command, given=_given(arguments))
         if isinstance(command, Sweep):
@@ -63,6 +67,8 @@ def run(arguments: Sequence[str]) -> int:
             return explain(command)
         if isinstance(command, Predict):
             return predict(command)
+        if isinstance(command, Audit):
+            return audit.command(command)
         return verify(command) if isinstance(command, Verify) else command
     except UserError as error:
         return _complain(str(error))

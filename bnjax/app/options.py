@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from bnjax import identities
+from bnjax import audit, identities
 from bnjax.activations import ACTIVATIONS
 from bnjax.app.errors import UserError, nearest
 from bnjax.costs import COSTS
@@ -348,6 +348,59 @@ class Verify:
         """Tell the tags that are meant, groups spelt out."""
         every = (one.tag for one in identities.all())
         return frozenset(tag for tag in every if {tag, tag.split(".")[0]} & set(self.only))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Hold a hand-written derivative rule to autodiff of a plain reference.
+
+    Without arguments: bnjax's own rules, over shapes, axes, weights and dtypes.
+
+    Example: bnjax audit mymodel:fast_softmax jax.nn:softmax --args mymodel:make_args
+    """
+
+    functions: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:F [MODULE:G]")
+    ] = ()
+    """The function with the rule, and the plain one; without G, finite differences of F."""
+    args: Annotated[str | None, tyro.conf.arg(metavar="MODULE:MAKE_ARGS")] = None
+    """A function of nothing that returns the tuple of F's arguments."""
+    rtol: float | None = None
+    """Largest error that agrees, in units of the dtype's epsilon; 16 by default."""
+    seed: int = 0
+    """Of the directions, and of the arguments of bnjax's own rules."""
+    modes: tuple[str, ...] = ()
+    """Which of value, vjp, jvp, transposition, rev-over-rev and fwd-over-rev; all by default."""
+    transforms: tuple[str, ...] = ()
+    """Which of plain, jit, vmap, scan and remat; all by default, jit for bnjax's own."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the results as one JSON object."""
+
+    def check(self) -> None:
+        """Refuse what names no function.
+
+        Raises:
+            UserError: A name has not the form MODULE:NAME or is unknown, or one is missing.
+        """
+        if len(self.functions) > 2:
+            raise UserError(
+                f"functions: expected F and at most one reference G, got {len(self.functions)}"
+            )
+        if self.functions and self.args is None:
+            raise UserError("--args: say what makes F's arguments, as MODULE:MAKE_ARGS")
+        if self.args is not None and not self.functions:
+            raise UserError("--args: there is no function to call with them; name MODULE:F")
+        for name in (*self.functions, *([self.args] if self.args else [])):
+            module, colon, attribute = name.partition(":")
+            if not (module and colon and attribute):
+                raise UserError(f"expected MODULE:NAME, as mymodel:f, got {name!r}")
+        for option, valid in (("modes", audit.MODES), ("transforms", audit.TRANSFORMS)):
+            for name in getattr(self, option):
+                if name not in valid:
+                    raise UserError(f"--{option}: unknown name {name!r}: {nearest(name, valid)}")
+        if self.rtol is not None:
+            _check_number("--rtol", self.rtol, above=0)
+        _check_number("--seed", self.seed, least=0, below=2**32)
 
 
 def _check_name(option: str, name: str, valid: Iterable[str]) -> None:

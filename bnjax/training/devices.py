@@ -147,7 +147,7 @@ def deal(indices: Array, axis_name: tuple[str, ...], *arrays: Array) -> tuple[Ar
     def rows(a: Array) -> Array:
         a = a.astype(jnp.uint8) if a.dtype == jnp.bool_ else a
         here = indices - device * len(a)
-        held = (here >= 0) & (here < len(a)) & (indices >= 0)
+        held = (here >= 0) & (here < len(a))  # on no device, where the place is empty
         found = a[jnp.where(held, here, 0)]
         found = jnp.where(lax.expand_dims(held, range(1, a.ndim)), found, 0)
         return lax.psum_scatter(found, axis_name, scatter_dimension=0, tiled=True)
