@@ -36,7 +36,8 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     try:
         from bnjax.app import audit
-        from bnjax.app.options import Audit, Predict, Sweep, Train, Verify
+        from bnjax.app.explain import explain
+        from bnjax.app.options import Audit, Explain, Predict, Sweep, Train, Verify
         from bnjax.app.predict import predict
         from bnjax.app.sweep import sweep
         from bnjax.app.train import train
@@ -52,6 +53,7 @@ def run(arguments: Sequence[str]) -> int:
             {
                 "train": Train,
                 "sweep": Sweep,
+                "explain": Explain,
                 "predict": Predict,
                 "verify": Verify,
                 "audit": Audit,
@@ -61,6 +63,8 @@ def run(arguments: Sequence[str]) -> int:
             return train(command, given=_given(arguments))
         if isinstance(command, Sweep):
             return sweep(command)
+        if isinstance(command, Explain):
+            return explain(command)
         if isinstance(command, Predict):
             return predict(command)
         if isinstance(command, Audit):

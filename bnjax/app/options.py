@@ -109,6 +109,8 @@ class Train(Task):
     statistics: Annotated[str, _choice(KINDS)] = "ema"
     """What evaluation normalizes with: running averages in which the last batches weigh most (ema)
     or all alike (cumulative), or the training set's own, measured anew each time (precise)."""
+    diagnostics: int = 0
+    """Epochs between looks at the geometry of learning, for bnjax explain; 0 for none."""
     resume: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
     """Go on with the run in this folder, with its own options, as if it had never stopped. Only
     --json and a larger --epochs may stand beside it."""
@@ -154,6 +156,7 @@ class Train(Task):
             raise UserError(
                 "--norm-output: the baseline normalizes nothing; use --network bn or both"
             )
+        _check_number("--diagnostics", self.diagnostics, least=0)
         _check_number("--checkpoint-every", self.checkpoint_every, least=0)
         _check_number("--keep", self.keep, least=1)
         if isinstance(self.devices, int):
@@ -253,6 +256,42 @@ class Predict:
     """Write --out even if it exists."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print what was found as one JSON object."""
+
+
+@dataclass(frozen=True)
+class Explain:
+    """Explain how the networks of a run learnt: a page of words and pictures in its folder.
+
+    Example: bnjax train --diagnostics 1 --out runs/digits, then bnjax explain runs/digits
+
+    Example: bnjax explain runs/digits --layer 2 --neuron 17 --input 3
+    """
+
+    run: tyro.conf.Positional[str]
+    """The run's folder."""
+    layer: int | None = None
+    """Of the weight to look at closely; layers, neurons and inputs are counted from zero."""
+    neuron: int | None = None
+    """Of the weight to look at closely; by default that with the layer's largest gradient."""
+    input: int | None = None
+    """Of the weight to look at closely; by default that with the neuron's largest gradient."""
+    network: Annotated[str | None, tyro.conf.arg(metavar="bn|baseline")] = None
+    """The network of that weight; bn where the run has it."""
+    text: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print what is seen instead of writing the page."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print it as one JSON object instead."""
+
+    def check(self) -> None:
+        """Refuse what names no weight.
+
+        Raises:
+            UserError: A part of the name is missing.
+        """
+        if self.layer is None and (self.neuron is not None or self.input is not None):
+            raise UserError("--layer: name it beside --neuron and --input, as --layer 2")
+        if self.neuron is None and self.input is not None:
+            raise UserError("--neuron: name it beside --input, as --neuron 17")
 
 
 @dataclass(frozen=True)

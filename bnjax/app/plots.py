@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-_LABELS = {"baseline": "baseline (BL)", "bn": "batch normalization (BN)"}
-_COLOURS = {"baseline": "#b5541c", "bn": "#1c5cb5"}  # told apart in grey, too
+LABELS = {"baseline": "baseline (BL)", "bn": "batch normalization (BN)"}
+COLOURS = {"baseline": "#b5541c", "bn": "#1c5cb5"}  # told apart in grey, too
 
 
 def curves(
@@ -22,7 +22,7 @@ def curves(
     left, right = figure.subplots(1, 2)
     for name, lines in metrics.items():
         steps = [line["step"] for line in lines]
-        style = {"label": _LABELS[name], "color": _COLOURS[name], "linewidth": 2}
+        style = {"label": LABELS[name], "color": COLOURS[name], "linewidth": 2}
         left.plot(steps, [_number(line["cost"]) for line in lines], **style)
         if lines[0]["test_accuracy"] is None:
             right.plot(steps, [_number(line["test_cost"]) for line in lines], **style)
@@ -59,14 +59,14 @@ def inputs(
         neuron = _typical(history)
         low, middle, high = history[:, :, neuron].T
         steps = steps_per_epoch * np.arange(len(history))
-        panel.fill_between(steps, low, high, color=_COLOURS[name], alpha=0.2, linewidth=0)
+        panel.fill_between(steps, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
         for values, label, style in (
             (high, "85th", "--"),
             (middle, "50th", "-"),
             (low, "15th", ":"),
         ):
-            panel.plot(steps, values, style, color=_COLOURS[name], linewidth=2, label=label)
-        _finish(panel, f"{_LABELS[name]}, neuron {neuron}", f"input of the {activation}")
+            panel.plot(steps, values, style, color=COLOURS[name], linewidth=2, label=label)
+        _finish(panel, f"{LABELS[name]}, neuron {neuron}", f"input of the {activation}")
         panel.legend(title="percentile", loc="best", framealpha=0.9)
     panels[0].figure.suptitle(
         f"What one typical {activation} of the last hidden layer is fed with, over training"
@@ -124,9 +124,9 @@ def _over_rates(
     rates = np.array([row["learning_rate"] for row in rows])
     lost = np.array([row["diverged_in_epoch"] is not None for row in rows])
     names = np.array([row["network"] for row in rows])
-    for shift, (name, label) in zip((0.97, 1.03), _LABELS.items(), strict=True):
+    for shift, (name, label) in zip((0.97, 1.03), LABELS.items(), strict=True):
         mine = names == name
-        colour = _COLOURS[name]
+        colour = COLOURS[name]
         each = np.unique(rates[mine])
         of_rate = [np.sort(shown[mine & (rates == rate)]) for rate in each]
         low, high = (np.array([column[end] for column in of_rate]) for end in (0, -1))

@@ -26,6 +26,8 @@ _OWN = (
     "curves.png",
     "inputs.png",
     "predictions.csv",
+    "geometry.npz",
+    "report/*",
 )
 
 

@@ -16,6 +16,7 @@ from bnjax import training
 from bnjax.app import (
     checkpoints,
     devices,
+    diagnostics,
     divergence,
     evaluation,
     gradients,
@@ -191,6 +192,7 @@ def _train(session: Session, asked_to_stop: list[int]) -> bool:
     for run in runs.values():
         if run.percentiles is not None and not run.inputs:
             run.inputs.append(np.asarray(run.percentiles(run.here)))
+    recorder = diagnostics.Recorder(session, x, targets)
     silent = not devices.is_first()
     stop = False
     with TrainingProgress(tuple(runs), options.epochs, silent=silent) as progress:
@@ -218,6 +220,7 @@ def _train(session: Session, asked_to_stop: list[int]) -> bool:
                     "test_accuracy": float(test_accuracy) if data.classes else None,
                     "seconds": run.seconds,
                 }
+                line |= recorder.look(name, epoch)
                 run.metrics.append(line)
                 if session.folder is not None:
                     session.folder.write_metrics(line)
@@ -248,9 +251,11 @@ def _train(session: Session, asked_to_stop: list[int]) -> bool:
             stop = devices.anyone(bool(asked_to_stop))
             every = options.checkpoint_every
             if every and (epoch % every == 0 or (stop and epoch < options.epochs)):
+                recorder.write()  # before: a checkpoint counts on what was seen up to it
                 sessions.save(session)
             if stop:
                 break
+    recorder.write()
     check("end", order[0])
     return stop
 

@@ -1,0 +1,616 @@
+"""What --diagnostics records, what bnjax explain makes of it, and what it does with ruins."""
+
+import base64
+import dataclasses
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from bnjax import geometry, identities
+from bnjax.app import data as datasets
+from bnjax.app import diagnostics
+from bnjax.app.main import run
+from bnjax.app.options import Train
+from bnjax.app.report import findings, sphere, weight, words
+from bnjax.app.report.evidence import Evidence
+from bnjax.app.runs import RunFolder
+from bnjax.network import Network, init
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 3))
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    np.savez(path, x=x, y=np.digitize(x[:, 0], [-0.5, 0.5]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def task(data):
+    return ["train", "--data", str(data), "--hidden", "5", "--batch-size", "16"]
+
+
+@pytest.fixture(scope="module")
+def recorded(data, tmp_path_factory):
+    """A run of four epochs, looked at before it and after the second and the fourth.
+
+    What trains it is a hand that shrinks the weights: compiling real training takes longer than
+    all that is tested here. The slow tests train.
+    """
+    path = tmp_path_factory.mktemp("runs") / "recorded"
+    options = Train(data=str(data), hidden=(5,), batch_size=16, epochs=4, diagnostics=2)
+    found = datasets.load(options.data, cost=options.cost)
+    x, targets = jnp.asarray(found.x_train), jnp.asarray(found.targets_train)
+    folder = RunFolder.create(str(path), overwrite=False)
+    resolved = {"learning_rate": 0.5, "batch_size": 16, "data": options.data}
+    folder.write_config(dataclasses.asdict(options), resolved | {"digest": datasets.digest(found)})
+    runs = {}
+    for name in ("baseline", "bn"):
+        net = Network((3, 5, 3), norm=name == "bn")
+        params, state = init(net, jax.random.key(0))
+        runs[name] = SimpleNamespace(net=net, here=SimpleNamespace(params=params, state=state))
+    session = SimpleNamespace(options=options, folder=folder, batch_size=16, runs=runs, epoch=0)
+    recorder = diagnostics.Recorder(session, x, targets)
+    for epoch in (1, 2, 3, 4):
+        for name, one in runs.items():
+            one.here.params = jax.tree.map(lambda a: 0.9 * a, one.here.params)
+            figures = {"cost": 1 / epoch, "test_cost": 1.0, "test_accuracy": 1 - 0.2 / epoch}
+            line = {"network": name, "epoch": epoch, "step": 3 * epoch, **figures}
+            folder.write_metrics(line | recorder.look(name, epoch))
+    recorder.write()
+    described = {"center": found.center, "spread": found.spread, "classes": found.classes}
+    for name, one in runs.items():
+        folder.write_params(f"params_{name}", one.here.params, one.here.state, **described)
+    folder.close()
+    return path
+
+
+@pytest.fixture
+def copy(recorded, tmp_path):
+    return shutil.copytree(recorded, tmp_path / "copy", ignore=lambda *_: ["report"])
+
+
+def explained(folder, capsys, *more):
+    """What --json says of a run."""
+    assert run(["explain", str(folder), "--json", *more]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(arguments, capsys):
+    assert run(["explain", *map(str, arguments)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    return printed.err
+
+
+# --- recording ------------------------------------------------------------------------------------
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_second_epoch_is_looked_at_and_the_start(recorded):
+    (x, targets), history = diagnostics.read(recorded)
+    assert x.shape == (16, 3) and targets.shape == (16, 3)
+    assert {name: rows["epoch"].tolist() for name, rows in history.items()} == {
+        "baseline": [0, 2, 4],
+        "bn": [0, 2, 4],
+    }
+    for line in lines(recorded):
+        assert ("geometry" in line) == (line["epoch"] % 2 == 0)
+        if "geometry" in line:
+            row = history[line["network"]][line["epoch"] // 2]
+            np.testing.assert_allclose(line["geometry"]["W_bar"], row["W_bar"], rtol=1e-3)
+            assert not {"cos1", "percentiles", "epoch"} & line["geometry"].keys()
+
+
+def test_the_last_look_is_at_the_network_that_the_run_leaves(recorded):
+    (x, targets), history = diagnostics.read(recorded)
+    x, targets = np.asarray(x, np.float64), np.asarray(targets, np.float64)
+    with np.load(recorded / "params_bn.npz") as params:
+        W, gamma, beta = (params[f"layer0.{name}"] for name in ("W", "gamma", "beta"))
+        W1, b1 = params["layer1.W"], params["layer1.b"]
+    y = gamma * ((h := x @ W) - h.mean(0)) / np.sqrt(h.var(0) + 1e-5) + beta
+    u = 1 / (1 + np.exp(-y))
+    delta = (1 / (1 + np.exp(-(u @ W1 + b1))) - targets) / len(x)
+    last = history["bn"][-1]
+    np.testing.assert_allclose(last["error"][1], np.linalg.norm(delta), rtol=1e-9)
+    rms = np.sqrt(np.mean((u.T @ delta) ** 2))
+    np.testing.assert_allclose(last["W_bar"][1], rms, rtol=1e-9)
+
+
+def test_without_diagnostics_nothing_is_done():
+    session = SimpleNamespace(options=Train(), folder=None)
+    recorder = diagnostics.Recorder(session, None, None)
+    assert recorder.look("bn", 0) == {}
+    recorder.write()
+
+
+@pytest.mark.parametrize(
+    ("own", "samples", "size"), [(16, 50, 16), (1, 100, 60), (5000, 5000, 1000), (1, 9, 9)]
+)
+def test_the_batch_is_as_large_as_a_mini_batch(own, samples, size):
+    x = np.arange(samples)
+    chosen, same = diagnostics.choose_batch(x, x, batch_size=own, seed=3)
+    assert chosen.shape == (size,) and len(np.unique(chosen)) == size
+    np.testing.assert_array_equal(chosen, same)
+    again, _ = diagnostics.choose_batch(x, x, batch_size=own, seed=3)
+    np.testing.assert_array_equal(chosen, again)
+
+
+class Killed(BaseException):
+    """A kill that the program does not see coming."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lose", [False, True])
+def test_a_killed_run_goes_on_as_if_never_stopped(task, tmp_path, monkeypatch, capsys, lose):
+    pytest.importorskip("orbax.checkpoint")
+    more = ["--epochs", "5", "--checkpoint-every", "2", "--diagnostics", "1"]
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert run([*task, *more, "--out", str(whole)]) == 0
+    write = RunFolder.write_metrics
+
+    def killed(self, line):
+        if (line["network"], line["epoch"]) == ("bn", 4):
+            raise Killed
+        write(self, line)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RunFolder, "write_metrics", killed)
+        run([*task, *more, "--out", str(folder)])
+    if lose:
+        (folder / diagnostics.FILE).write_bytes(b"not an archive")
+    assert run(["train", "--resume", str(folder)]) == 0
+    printed = capsys.readouterr().err
+    assert ("looks up to epoch 2 are missing" in printed) == lose
+    (batch, wanted), (same, found) = diagnostics.read(whole), diagnostics.read(folder)
+    for one, other in zip(batch, same, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for name, rows in wanted.items():
+        kept = rows[rows["epoch"] > 2] if lose else rows
+        assert found[name].tobytes() == kept.tobytes()
+    for one, other in zip(lines(whole), lines(folder), strict=True):
+        assert one["geometry"] == other["geometry"]
+
+
+# --- what the figures say -------------------------------------------------------------------------
+
+NET = Network((6, 8, 8, 2))
+
+
+def rows_of(net, epochs=(0, 1, 2), **planted):
+    """Rows as of a healthy network, with something planted: name -> value, or (value, where)."""
+    batch = jax.ShapeDtypeStruct((40, 6), float), jax.ShapeDtypeStruct((40, 2), float)
+    found = jax.eval_shape(
+        lambda *batch: geometry.summarize(net, init(net, jax.random.key(0))[0], *batch), *batch
+    )
+    fields = [(name, like.dtype, like.shape) for name, like in found._asdict().items()]
+    rows = np.zeros(len(epochs), np.dtype([("epoch", np.int32), *fields]))
+    rows["epoch"] = epochs
+    for name in ("error", "propagated", "W", "turning", "W_bar", "covariance", "gamma_bar"):
+        rows[name] = 1
+    rows["means"] = 0 if net.norm else 0.5
+    rows["directions"], rows["percentiles"] = 6, [-2, -1, 0, 1, 2]
+    rows["removed"], rows["eps_share"] = 0.3, 1e-6
+    # |cos| of 0.125, in the middle of a bin: what chance makes it of 40 samples
+    for name in ("cos1", "cos2", "cos3"):
+        rows[name][..., [17, 22]] = 0.5
+    for name, (at, value) in planted.items():
+        rows[name][at] = value
+    return rows
+
+
+def said(baseline=None, bn=None, **options):
+    """The findings of made up rows, by name."""
+    history = {"baseline": baseline, "bn": bn}
+    evidence = Evidence(
+        path=None,
+        config={
+            "options": {"activation": "sigmoid", "hidden": [8, 8], "eps": 1e-5, "optimizer": "sgd"}
+            | options
+        },
+        metrics={},
+        history={name: rows for name, rows in history.items() if rows is not None},
+        batch=(jnp.zeros((40, 6)), jnp.zeros((40, 2))),
+    )
+    return {one.name: one for one in findings.find(evidence)}
+
+
+def of_baseline(**planted):
+    return rows_of(Network(NET.sizes, norm=False), **planted)
+
+
+def test_a_healthy_network_has_no_halt_and_nothing_outstanding():
+    found = said(of_baseline(), rows_of(NET))
+    assert found["handed"].text.startswith("It does not happen that a neuron's error")
+    assert found["synced"].text.startswith("It does not happen that a weight's input")
+    assert "not once in 3 looks" in found["handed"].text
+    assert "does not matter here" in found["epsilon"].text and "dead" not in found
+    assert "about alike" in found["amplitudes"].text
+    assert findings.outstanding(list(found.values())) == []
+
+
+def test_what_is_planted_is_said_with_its_place_and_figure():
+    bn = rows_of(
+        NET,
+        handed_to_gamma=((1, 1), 0.25),
+        stopped=((2, 0), 0.125),
+        largest_group=((2, 0), 5),
+        synced=((2, 0), 0.5),
+        eps_share=((2, 1), 0.2),
+        dead=((2, 1), 0.5),
+        saturated=((2, 1), 0.75),
+        directions=((1, 0), 1.25),
+        turning=((0, 0), 4.0),
+    )
+    found = said(bn=bn)
+    assert "most in layer 1, after epoch 1, with 25 % of the neurons" in found["handed"].text
+    assert found["handed"].figures["largest_share_at_end"] == 0
+    assert "most in layer 0, after epoch 2, with 12 % of the weights" in found["synced"].text
+    assert "has 5 members (layer 0, after epoch 2)" in found["synced"].text
+    assert "up to 50 % of a layer's neurons" in found["synced"].text
+    assert "matters: 1 − ρ² is at most 0.200" in found["epsilon"].text
+    assert "50 % of layer 1 of the normalized network" in found["dead"].text
+    assert "75 % (layer 1" in found["inputs"].text
+    assert "layer 0 amount to 1.25 directions after epoch 1, and to 6.00 at" in (
+        found["directions"].text
+    )
+    assert "at the end 0.250 times what it was" in found["rate"].text
+    assert "η/|W|²" not in said(bn=bn, optimizer="adam")["rate"].text
+
+
+def test_both_networks_are_held_against_each_other():
+    bl = of_baseline(W_bar=((1, 0), 0.01), error=((1, 0), 0.002), means=((slice(None), 2), 10.0))
+    found = said(bl, rows_of(NET))
+    text = found["amplitudes"].text
+    assert "After epoch 1 the gradient of a weight in layer 0 is 1.00 with" in text
+    assert "100 times as large with normalization, 2.0 orders of magnitude" in text
+    assert "The angles are not the reason" in text
+    assert "500 times shorter than the one at the output after epoch 1" in found["errors"].text
+    assert found["averages"].figures["largest_ratio"] == 10
+    assert "the larger one in 33 % of all looks" in found["averages"].text
+    names = [one.name for one in findings.outstanding(list(found.values()))]
+    assert names == ["errors", "amplitudes"]
+    other_way = said(of_baseline(), rows_of(NET, W_bar=((2, 1), 0.01)))["amplitudes"].text
+    assert "100 times as large in the baseline" in other_way and "At the last" not in other_way
+
+
+def test_aligned_errors_are_above_chance_and_freed_ones_below():
+    aligned = np.eye(geometry.COSINE_BINS)[-2]
+    assert (
+        "Above chance"
+        in said(bn=rows_of(NET, cos1=((slice(None), slice(None)), aligned)))["angles"].text
+    )
+    freed = (slice(None), slice(None)), np.eye(geometry.COSINE_BINS)[20]
+    assert "Below chance" in said(bn=rows_of(NET, cos1=freed))["angles"].text
+    assert "That is chance" in said(bn=rows_of(NET))["angles"].text
+
+
+@pytest.mark.parametrize("samples", [2, 3, 40])
+def test_chance_is_the_mean_cosine_of_random_vectors(samples):
+    a, b = np.random.default_rng(0).normal(size=(2, 20_000, samples))
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    # six standard errors of the mean
+    assert (
+        abs(np.abs(cosines).mean() - words.chance(samples)) < 6 / np.sqrt(20_000 * samples) + 1e-9
+    )
+
+
+def test_numbers_are_written_as_one_says_them():
+    assert words.number(0.0123) == "0.0123" and words.number(-4.567e-6) == "−4.57·10⁻⁶"
+    assert words.number(12345.6) == "12,346" and words.number(0.0) == "0"
+    assert words.times(1.44) == "1.4 times" and words.times(1234.5) == "1,234 times"
+    assert words.share(0.0004) == "under 0.1 %" and words.share(0.25) == "25 %"
+    assert words.listed(["a", "b", "c"]) == "a, b and c" and words.listed(["a"]) == "a"
+
+
+# --- one weight -----------------------------------------------------------------------------------
+
+
+def constructed(u, x, delta, **more):
+    """Evidence of one layer that was built to measure."""
+    angles = geometry.layer_angles(u, x, delta, **more)
+    name = "bn" if more.get("norm", True) else "baseline"
+    return Evidence(path=None, config={}, metrics={}, angles={name: (angles,)})
+
+
+U = np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [1.0, 2.0, 0.0], [-1.0, 2.0, 0.0]])
+SKEW = np.array([[1.0], [-1.0], [-1.0], [1.0]])  # at right angles to both that vary
+
+
+def test_a_weight_says_why_it_stopped():
+    x = U[:, :1]
+    handed = weight.examine(constructed(U, x, 3 * x, eps=0.0), layer=0, neuron=0, input=1)
+    assert handed.text.startswith("Stopped because the error is aligned with x̂: γ learns instead")
+    assert "θ1 = 0.0°" in handed.text and handed.gradient == 0
+    np.testing.assert_allclose(handed.gamma_gradient, 12)
+    mixed = x + U[:, 1:2] + SKEW
+    synced = weight.examine(constructed(U, x, mixed, eps=0.0), layer=0, neuron=0, input=0)
+    assert synced.text.startswith("Stopped because the input is aligned with x̂ (θ2 = 0.0°)")
+    constant = weight.examine(constructed(U, x, mixed, eps=0.0), layer=0, neuron=0, input=2)
+    assert "the input is the same for all samples" in constant.text
+    assert constant.defined == (True, False, True) and constant.corner is None
+    dead = weight.examine(constructed(U, x, 0 * x, eps=0.0), layer=0, neuron=0, input=1)
+    assert "the error is the same for all samples" in dead.text
+    learning = weight.examine(constructed(U, x, mixed, eps=0.0), layer=0, neuron=0)
+    assert learning.input == 1 and learning.text.startswith("Learning because")
+    right = weight.examine(constructed(U, x, x + SKEW, eps=0.0), layer=0, neuron=0, input=1)
+    assert right.text.startswith("Hardly learning") and "nearly a right angle" in right.text
+
+
+def test_the_corner_of_the_triangle_is_the_bracket():
+    """The law of cosines on the sphere: G.2's bracket at ε = 0 is sin θ1 sin θ2 cos A."""
+    u, x, delta = np.random.default_rng(1).normal(size=(3, 9, 1))
+    found = weight.examine(constructed(u, x, delta, eps=0.0), layer=0, neuron=0, input=0)
+    cos1, cos2, _ = found.cosines
+    sines = np.sqrt((1 - cos1**2) * (1 - cos2**2))
+    np.testing.assert_allclose(sines * np.cos(np.radians(found.corner)), found.bracket, rtol=1e-9)
+    points = sphere.place(found)
+    pairs = (("Δ̂", "x̂"), ("û", "x̂"), ("Δ̂", "û"))
+    got = [points[one] @ points[other] for one, other in pairs]
+    np.testing.assert_allclose(got, found.cosines, rtol=1e-9)
+
+
+def test_without_normalization_the_averages_learn_or_balance():
+    delta = U[:, :1] + 0.5
+    more = {"norm": False, "eps": 0.0}
+    averages = weight.examine(
+        constructed(U + 5, U[:, :1], delta, **more), layer=0, neuron=0, input=1
+    )
+    assert averages.text.startswith("Learning because of the averages")
+    np.testing.assert_allclose(averages.gradient, ((U[:, 1] + 5) * delta[:, 0]).sum())
+    # ⟨Δ u⟩ is made zero by the mean that is added
+    balanced = weight.examine(
+        constructed(U - 2, U[:, :1], delta, **more), layer=0, neuron=0, input=0
+    )
+    assert "two parts balance" in balanced.text and balanced.tags[0] == "G.6"
+    assert abs(balanced.gradient) < 1e-12
+
+
+def test_a_weight_of_the_run_has_the_slope_of_the_cost(recorded, capsys):
+    found = explained(recorded, capsys, "--layer", "0", "--neuron", "3", "--input", "1")["weight"]
+    assert (found["layer"], found["neuron"], found["input"]) == (0, 3, 1)
+    (x, targets), _ = diagnostics.read(recorded)
+    x, targets = np.asarray(x), np.asarray(targets)
+    with np.load(recorded / "params_bn.npz") as params:
+        params = {name: array.copy() for name, array in params.items()}
+    W = params["layer0.W"]
+
+    def cost(moved):
+        W[1, 3] += moved
+        y = (h := x @ W) - h.mean(0)
+        y = params["layer0.gamma"] * y / np.sqrt(h.var(0) + 1e-5) + params["layer0.beta"]
+        z = 1 / (1 + np.exp(-y)) @ params["layer1.W"] + params["layer1.b"]
+        W[1, 3] -= moved
+        return np.mean(np.sum(np.logaddexp(0, z) - targets * z, 1))  # BL.2
+
+    slope = (cost(1e-5) - cost(-1e-5)) / 2e-5
+    np.testing.assert_allclose(found["gradient"], slope, rtol=1e-6)
+
+
+def test_what_names_no_weight_is_refused_in_one_line(recorded, capsys):
+    def refuse(*more):
+        return refused([recorded, *more], capsys)
+
+    assert "--layer: expected one of the layers of the normalized network, 0 to 1, got 2" in refuse(
+        "--layer", "2"
+    )
+    assert "--neuron: expected" in refuse("--layer", "0", "--neuron", "5")
+    assert "--input: expected" in refuse("--layer", "0", "--neuron", "0", "--input", "-1")
+    assert "--layer: name it beside --neuron" in refuse("--neuron", "1")
+    assert "--neuron: name it beside --input" in refuse("--layer", "1", "--input", "1")
+    assert "no network 'bm': valid: baseline, bn" in refuse("--network", "bm")
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """What a page loads, links to and says."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.links, self.ids, self.open, self.words = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        if tag == "a":
+            self.links.append(attributes["href"])
+        else:
+            self.loads += [attributes[key] for key in ("src", "href") if key in attributes]
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.words.append(text)
+
+
+@pytest.fixture(scope="module")
+def page(recorded):
+    assert run(["explain", str(recorded)]) == 0
+    return recorded / "report" / "index.html"
+
+
+def test_the_page_needs_nothing_but_itself(page):
+    text = page.read_text(encoding="utf-8")
+    found = Page(text)
+    assert found.open == [] and len(found.ids) == len(set(found.ids))
+    assert all(address.startswith("data:") for address in found.loads)
+    assert "url(" not in text and "@import" not in text and "<script" not in text
+    assert 'name="viewport"' in text and "@media print" in text
+    assert {link.removeprefix("#") for link in found.links} <= set(found.ids)
+    pictures = [address for address in found.loads if "svg" in address]
+    assert len(pictures) > 10
+    for address in pictures:
+        drawn = base64.b64decode(address.split(",", 1)[1]).decode()
+        assert drawn.rstrip().endswith("</svg>") and not re.search(r'(href|src)="http', drawn)
+
+
+def test_the_page_says_what_json_says_and_cites_equations_that_exist(page, recorded, capsys):
+    text = page.read_text(encoding="utf-8")
+    found = explained(recorded, capsys)
+    assert found["looks"] == {"baseline": [0, 2, 4], "bn": [0, 2, 4]} and found["missing"] == []
+    tags = {one.tag for one in identities.all()}
+    for finding in found["findings"]:
+        assert html.escape(finding["text"]) in text and finding["tags"]
+        assert set(finding["tags"]) <= tags
+    assert html.escape(found["weight"]["text"]) in text
+    _, history = diagnostics.read(recorded)
+    wanted = history["bn"]["W_bar"] / history["baseline"]["W_bar"]
+    figures = {one["name"]: one["figures"] for one in found["findings"]}["amplitudes"]
+    k = figures["epoch"] // 2
+    np.testing.assert_allclose(figures["ratio"], wanted[k, figures["layer"]])
+    assert abs(np.log(figures["ratio"])) == pytest.approx(np.abs(np.log(wanted[:, :1])).max())
+
+
+def test_text_says_it_in_a_terminal_and_writes_nothing(copy, capsys):
+    assert run(["explain", str(copy), "--text", "--layer", "1"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "What normalization takes off [D.13]" in printed and "One weight: layer 1" in printed
+    assert not (copy / "report").exists()
+
+
+def test_a_report_that_cannot_be_written_is_one_line(copy, capsys):
+    (copy / "report").write_text("in the way")
+    assert "report/index.html cannot be written" in refused([copy], capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+def test_a_browser_shows_the_page_and_misses_nothing(page, tmp_path):
+    def browse(*more):
+        command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += [f"--user-data-dir={tmp_path / 'profile'}", *more]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+    asked = tmp_path / "asked.html"
+    script = """<script>onload = () => { const images = [...document.images];
+        document.title = [images.length, images.filter(i => i.complete && i.naturalWidth).length,
+        performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length,
+        document.documentElement.scrollWidth <= innerWidth].join(' ') }</script>"""
+    asked.write_text(page.read_text(encoding="utf-8") + script, encoding="utf-8")
+    for width in (360, 1200):
+        dom = browse(f"--window-size={width},2000", "--dump-dom", asked.as_uri()).stdout
+        count, drawn, fetched, fits = re.search("<title>(.*?)</title>", dom)[1].split()
+        assert int(count) > 10 and drawn == count and fetched == "0" and fits == "true"
+    shot = tmp_path / "shot.png"
+    browse("--window-size=1000,2000", f"--screenshot={shot}", page.as_uri())
+    from matplotlib.image import imread
+
+    seen = imread(shot)[..., :3].mean(2)
+    rows = (seen < 0.6).any(1)  # of ink
+    assert seen.shape == (2000, 1000) and rows[:400].any() and rows.mean() > 0.3
+
+
+# --- ruins ----------------------------------------------------------------------------------------
+
+
+def test_a_run_without_diagnostics_is_looked_at_in_its_end(copy, recorded, capsys):
+    whole = explained(recorded, capsys)
+    (copy / diagnostics.FILE).unlink()
+    config = json.loads((copy / "config.json").read_text())
+    config["options"]["diagnostics"] = 0
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "params_baseline.npz").unlink()
+    found = explained(copy, capsys)
+    assert found["looks"] == {"bn": [4]}
+    assert "trained without --diagnostics" in found["missing"][0]
+    assert found["layers"]["bn"] == whole["layers"]["bn"] and found["weight"] == whole["weight"]
+    config["resolved"]["data"] = "gone.npz"
+    (copy / "config.json").write_text(json.dumps(config))
+    found = explained(copy, capsys)
+    assert found["looks"] == {} and found["weight"] is None
+    assert [one["name"] for one in found["findings"]] == ["curves"]
+    assert any("data cannot be looked at again" in each for each in found["missing"])
+    assert "nothing is known of single weights" in refused([copy, "--layer", "0"], capsys)
+    assert run(["explain", str(copy)]) == 0  # the curves are shown all the same
+
+
+def test_a_run_of_the_baseline_only_has_no_word_of_normalization(copy, capsys):
+    (copy / "params_bn.npz").unlink()
+    kept = [line for line in lines(copy) if line["network"] == "baseline"]
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    with np.load(copy / diagnostics.FILE) as arrays:
+        arrays = {name: array for name, array in arrays.items() if name != "bn"}
+    np.savez(copy / diagnostics.FILE, **arrays)
+    found = explained(copy, capsys)
+    names = {one["name"] for one in found["findings"]}
+    assert names == {"curves", "averages", "errors", "inputs", "directions"}
+    assert found["weight"]["network"] == "baseline" and found["weight"]["means"] is not None
+    assert "ormaliz" not in " ".join(one["text"] for one in found["findings"])
+
+
+def test_a_run_that_was_killed_shows_its_course(copy, capsys):
+    for file in copy.glob("params_*.npz"):
+        file.unlink()
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"network": "bn", "epo')
+    found = explained(copy, capsys)
+    assert found["looks"]["bn"] == [0, 2, 4] and found["weight"] is None
+    assert any("--resume" in each for each in found["missing"])
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "pickled"])
+def test_a_damaged_record_is_named_and_the_rest_shown(copy, capsys, damage):
+    file = copy / diagnostics.FILE
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:1000])
+    elif damage == "other":
+        np.savez(file, x=np.zeros((2, 3)), targets=np.zeros((2, 3)), bn=np.zeros(3))
+    else:
+        np.savez(file, x=np.array([{}], object))
+    (copy / "params_baseline.npz").unlink()
+    found = explained(copy, capsys)
+    assert f"{diagnostics.FILE} cannot be read" in found["missing"][0]
+    assert found["looks"] == {"bn": [4]}  # from the data
+
+
+def test_rows_that_are_not_finite_are_left_out_and_named(copy, capsys):
+    with np.load(copy / diagnostics.FILE) as arrays:
+        arrays = dict(arrays)
+    arrays["bn"]["W_bar"][1:] = np.nan
+    np.savez(copy / diagnostics.FILE, **arrays)
+    found = explained(copy, capsys)
+    assert found["looks"]["bn"] == [0]
+    assert "After epoch 2 the figures of bn are not finite" in found["missing"][0]
+
+
+def test_where_nothing_can_be_shown_it_is_an_error(copy, tmp_path, capsys):
+    assert "holds no config.json" in refused([tmp_path / "nowhere"], capsys)
+    (copy / "params_bn.npz").write_bytes(b"not an archive")
+    assert "cannot be read" in explained(copy, capsys)["missing"][0]
+    (copy / diagnostics.FILE).unlink()
+    for file in copy.glob("params_*.npz"):
+        file.unlink()
+    (copy / "metrics.jsonl").write_text("")
+    assert "nothing to show" in refused([copy], capsys)
+    (copy / "metrics.jsonl").unlink()
+    assert "metrics.jsonl cannot be read" in refused([copy], capsys)
+    (copy / "config.json").write_text("[]")
+    assert "not one of bnjax train" in refused([copy], capsys)
+    (copy / "config.json").write_text("{")
+    assert "config.json cannot be read" in refused([copy], capsys)
