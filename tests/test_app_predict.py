@@ -1,19 +1,23 @@
 """A run read back: load_run, and bnjax predict on every kind of file."""
 
 import csv
+import dataclasses
 import gzip
 import json
 import struct
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
 
-from bnjax import bn_apply
+from bnjax import Network, bn_apply, init
 from bnjax.app import load_run
 from bnjax.app.main import run
+from bnjax.app.options import Train
+from bnjax.app.runs import RunFolder
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 256, (60, 2, 3))
@@ -21,15 +25,36 @@ CLASSES = np.array(["dark", "grey", "light"])
 LABELS = np.digitize(X.mean(axis=(1, 2)), [110, 140])
 
 
+def leave(folder, sizes, *, classes, cost="softmax_cross_entropy", names=("baseline", "bn")):
+    """Leave the folder of a run whose parameters and statistics are random numbers."""
+    options = Train(cost=cost, hidden=sizes[1:-1])
+    run_folder = RunFolder.create(str(folder), overwrite=False)
+    run_folder.write_config(dataclasses.asdict(options), {})
+    scaling = {"center": RNG.normal(size=sizes[0]), "spread": 100 * RNG.random(sizes[0])}
+    for name in names:
+        net = Network(sizes, cost=cost, norm=name == "bn")
+        params, state = init(net, jax.random.key(0))
+        params = jax.tree.map(lambda a: a + RNG.normal(size=a.shape), params)
+        state = tuple(
+            kept._replace(
+                mean=RNG.normal(size=kept.mean.shape),
+                var=RNG.random(kept.var.shape),
+                batches=kept.batches + 1,
+            )
+            for kept in state
+        )
+        run_folder.write_params(f"params_{name}", params, state, classes=classes, **scaling)
+        for epoch in (1, 2):
+            run_folder.write_metrics({"network": name, "epoch": epoch, "cost": 1.0})
+    run_folder.close()
+    return folder
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Both networks on six features that are the pixels of small images."""
-    folder = tmp_path_factory.mktemp("runs")
-    np.savez(folder / "data.npz", x=X, y=CLASSES[LABELS])
-    arguments = ["train", "--data", str(folder / "data.npz"), "--hidden", "4", "--epochs", "8"]
-    arguments += ["--cost", "softmax_cross_entropy", "--checkpoint-every", "0"]
-    assert run([*arguments, "--batch-size", "16", "--out", str(folder / "run")]) == 0
-    return folder / "run"
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return leave(folder, (6, 4, 3), classes=("dark", "grey", "light"))
 
 
 def probabilities(folder, name, x):
@@ -58,7 +83,7 @@ def test_a_run_is_read_back_whole(trained):
     assert set(saved.networks) == {"baseline", "bn"} and saved.classes == ("dark", "grey", "light")
     x = X.reshape(60, 6)
     for name, (net, params, state, metrics) in saved.networks.items():
-        assert [line["epoch"] for line in metrics] == list(range(1, 9))
+        assert [line["epoch"] for line in metrics] == [1, 2]
         assert {line["network"] for line in metrics} == {name} and net.norm == (name == "bn")
         logits, _ = bn_apply(net, params, state, jnp.asarray(saved.scale(x)), train=False)
         e = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -139,24 +164,27 @@ def test_the_csv_lands_in_the_run_folder_by_default(trained, tmp_path, capsys):
 
 def test_a_binary_task_has_two_columns_and_regression_one_per_target(tmp_path, capsys):
     x = RNG.normal(size=(40, 3))
-    for y, more in (
-        (np.where(x[:, 0] > 0, "yes", "no"), []),
-        (x @ RNG.normal(size=(3, 2)), ["--cost", "squared_error"]),
-    ):
-        np.savez(tmp_path / "data.npz", x=x, y=y)
-        arguments = ["--data", str(tmp_path / "data.npz"), "--network", "baseline", "--hidden"]
-        arguments += ["--epochs", "1", "--overwrite", "--out", str(tmp_path / "run"), *more]
-        assert run(["train", *arguments, "--batch-size", "16"]) == 0
-        assert run(["predict", str(tmp_path / "run"), str(tmp_path / "data.npz")]) == 0
-        header, rows = predicted(tmp_path / "run" / "predictions.csv")
-        if more:
-            assert header == ["sample", "label", "label", "prediction 0", "prediction 1"]
-            assert "accuracy" not in capsys.readouterr().out.splitlines()[-1]
-        else:
-            assert header == ["sample", "label", "prediction", "p(no)", "p(yes)"]
-            for row in rows:
-                no, yes = float(row[3]), float(row[4])
-                assert no + yes == pytest.approx(1) and row[2] == ("yes" if yes > 0.5 else "no")
+    np.savez(tmp_path / "two.npz", x=x, y=np.where(x[:, 0] > 0, "yes", "no"))
+    two = leave(tmp_path / "two", (3, 1), classes=("no", "yes"), cost="sigmoid_cross_entropy")
+    assert run(["predict", str(two), str(tmp_path / "two.npz")]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    header, rows = predicted(two / "predictions.csv")
+    assert header == ["sample", "label", "prediction", "p(no)", "p(yes)"]
+    for row in rows:
+        no, yes = float(row[3]), float(row[4])
+        assert no + yes == pytest.approx(1) and row[2] == ("yes" if yes > 0.5 else "no")
+
+    y = x @ RNG.normal(size=(3, 2))
+    np.savez(tmp_path / "real.npz", x=x, y=y)
+    real = leave(tmp_path / "real", (3, 2), classes=(), cost="squared_error", names=["baseline"])
+    assert run(["predict", str(real), str(tmp_path / "real.npz"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    header, rows = predicted(real / "predictions.csv")
+    assert header == ["sample", "label", "label", "prediction 0", "prediction 1"]
+    table = np.array(rows, float)
+    np.testing.assert_allclose(table[:, 1:3], y)
+    cost = np.sum((table[:, 1:3] - table[:, 3:]) ** 2, axis=1).mean() / 2  # BL.2
+    assert found["cost"] == pytest.approx(cost) and found["accuracy"] is None
 
 
 def test_what_cannot_be_predicted_is_one_line(trained, tmp_path, capsys):

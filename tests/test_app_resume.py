@@ -11,19 +11,25 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 pytest.importorskip("orbax.checkpoint")
 
-from bnjax.app import checkpoints, saved
+from bnjax.app import checkpoints, divergence, saved
 from bnjax.app.checkpoints import Checkpoint
 from bnjax.app.errors import UserError
 from bnjax.app.main import run
 from bnjax.app.runs import RunFolder
+from bnjax.network import Dense, NormDense
+from bnjax.training import TrainState
 
 EPOCHS = ["--epochs", "5", "--checkpoint-every", "2"]
-TASK = ["--hidden", "5", "--optimizer", "momentum", "--batch-size", "16"]
+TASK = ["--optimizer", "momentum", "--batch-size", "16"]
+DEEP = ["--hidden", "5"]
+FLAT = ["--hidden"]  # quickly compiled
 
 
 class Killed(BaseException):
@@ -49,7 +55,15 @@ def task(data):
 def whole(task, tmp_path_factory):
     """A run that nobody interrupted."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    assert run([*task, *EPOCHS, "--out", str(folder)]) == 0
+    assert run([*task, *FLAT, *EPOCHS, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def deep(task, tmp_path_factory):
+    """The same with a hidden layer, so with statistics to save."""
+    folder = tmp_path_factory.mktemp("runs") / "deep"
+    assert run([*task, *DEEP, *EPOCHS, "--out", str(folder)]) == 0
     return folder
 
 
@@ -86,7 +100,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(task, whole, tmp_path, monkeypatc
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(RunFolder, "write_metrics", killed)
-        run([*task, *EPOCHS, "--out", str(folder)])
+        run([*task, *FLAT, *EPOCHS, "--out", str(folder)])
     with pytest.raises(UserError, match="expected params_NETWORK.npz of a run that has ended"):
         saved.load_run(folder)
     assert run(["train", "--resume", str(folder)]) == 0
@@ -142,7 +156,7 @@ def test_a_second_run_into_the_folder_is_refused(task, whole, tmp_path, capsys):
     folder = RunFolder.create(str(tmp_path / "run"), overwrite=False)
     shutil.copy(whole / "config.json", folder.path)
     message = f"another run is writing into {folder.path}"
-    arguments = [*task[1:], *EPOCHS, "--out", str(folder.path), "--overwrite"]
+    arguments = [*task[1:], *FLAT, *EPOCHS, "--out", str(folder.path), "--overwrite"]
     assert message in refused(arguments, capsys)
     assert message in refused(["--resume", str(folder.path)], capsys)
     folder.close()
@@ -158,6 +172,15 @@ def three(tmp_path):
     for epoch in (2, 4, 6):
         checkpoints.write(tmp_path, Checkpoint(epoch, TREE, {"epoch": epoch}), keep=3)
     return tmp_path
+
+
+def test_metrics_cover_an_epoch_once_every_network_has_its_line():
+    lines = [
+        {"network": name, "epoch": epoch} for epoch in (1, 2, 3) for name in ("bn", "baseline")
+    ]
+    for count, epoch in ((0, 0), (1, 0), (2, 1), (5, 2), (6, 3)):
+        assert saved.covered(lines[:count], ("baseline", "bn")) == epoch
+    assert saved.covered([*lines[:2], *lines[4:]], ("bn",)) == 1
 
 
 def newest(folder, most=9, tree=TREE):
@@ -235,21 +258,68 @@ def test_a_full_disk_loses_nothing_that_stood(three):
 
 
 def test_a_lost_network_stops_the_run_and_the_last_good_checkpoint_stays(task, tmp_path, capsys):
-    arguments = [*task, "--cost", "squared_error", "--activation", "relu", "--network", "baseline"]
-    arguments += ["--learning-rate", "3", "--epochs", "50", "--checkpoint-every", "1"]
+    arguments = [*task, *FLAT, "--cost", "squared_error", "--network", "baseline"]
+    arguments += ["--learning-rate", "1e55", "--epochs", "9", "--checkpoint-every", "1"]
     assert run([*arguments, "--out", str(tmp_path / "run"), "--keep", "2"]) == 3
     err = capsys.readouterr().err
     summary = saved.read_summary(tmp_path / "run")
     lost = summary["diverged"]["baseline"]
-    assert f"baseline diverged in epoch {lost['epoch']}: the cost is" in err
-    assert f"at step {lost['step']}; the first parameter that went is layer" in err
+    assert f"baseline diverged in epoch {lost['epoch']}: the cost" in err
+    assert f"the first parameter that went is {lost['parameter']}, at step" in err
     epoch, steps = lost["epoch"], -(-40 // 16)
-    assert (epoch - 1) * steps < lost["parameter_step"] <= lost["step"] <= epoch * steps
+    assert lost["parameter"] in ("layer0.W", "layer0.b")
+    assert (epoch - 1) * steps < lost["parameter_step"] <= epoch * steps
+    assert (epoch - 1) * steps < lost["step"] <= epoch * steps
     assert not summary["finished"] and not (tmp_path / "run" / "params_baseline.npz").exists()
     names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
-    assert names == {f"epoch_{epoch - 1}", f"epoch_{epoch - 2}"}
-    lines = saved.read_metrics(tmp_path / "run")
-    assert [np.isfinite(line["cost"]) for line in lines] == [True] * (epoch - 1) + [False]
+    assert names == {f"epoch_{number}" for number in range(max(1, epoch - 2), epoch)}
+    assert [line["epoch"] for line in saved.read_metrics(tmp_path / "run")] == [
+        *range(1, epoch + 1)
+    ]
+
+
+def spoils(place, at):
+    """A step that adds one to every parameter, and infinity to those at `place` at step `at`."""
+
+    def step(state, x, targets, where):
+        count = state.step + 1
+        params = jax.tree.map(lambda a: a + 1.0, state.params)
+        layer = params[place[0]]
+        gone = getattr(layer, place[1]) + jnp.where(count == at, jnp.inf, 0)
+        params = (*params[: place[0]], layer._replace(**{place[1]: gone}), *params[place[0] + 1 :])
+        return state._replace(params=params, step=count), jnp.sum(x)
+
+    return step
+
+
+def test_the_first_parameter_that_went_is_named_with_its_step():
+    params = (NormDense(*np.zeros((3, 2))), Dense(*np.zeros((2, 2))))
+    before = TrainState(params, (), (), np.array(10, np.int32))
+    order = np.array([[0, 1], [2, 3], [4, -1]])
+    x = jnp.ones((5, 1))
+    bad = jax.tree.map(lambda a: a + np.nan, before)
+
+    def find(place, at, after, costs):
+        batches = order, x, x
+        return divergence.find(
+            spoils(place, at), (before, after), batches, epoch=6, costs=np.array(costs)
+        )
+
+    assert find((0, "W"), 99, before, [1.0, 1.0, 1.0]) is None
+    found = find((0, "beta"), 12, bad, [1.0, np.inf, np.nan])
+    assert found == (6, 12, np.inf, "layer0.beta", 12)
+    found = find((1, "b"), 11, bad, [1.0, 1.0, np.nan])
+    assert found[:2] + found[3:] == (6, 13, "layer1.b", 11)
+    said = divergence.describe("bn", found)
+    assert said == (
+        "bn diverged in epoch 6: the cost is nan at step 13; "
+        "the first parameter that went is layer1.b, at step 11"
+    )
+    # not lost the second time: what is lost in the end
+    found = find((0, "W"), 99, bad, [1.0, 1.0, 1.0])
+    assert found[3:] == ("layer0.W", 13) and "costs are finite" in divergence.describe("bn", found)
+    found = find((0, "W"), 99, before, [1.0, np.inf, 1.0])
+    assert found[3:] == (None, None) and "no parameter has" in divergence.describe("bn", found)
 
 
 def command(*arguments, **more):
@@ -272,7 +342,7 @@ def ended(process, code=0, timeout=300):
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_goes_on_to_the_same_bits(task, tmp_path):
-    long = [*task, "--epochs", "200", "--checkpoint-every", "7"]
+    long = [*task, *DEEP, "--epochs", "200", "--checkpoint-every", "7"]
     ended(command(*long, "--out", tmp_path / "whole"))
     seed = random.randrange(2**32)
     moments = random.Random(seed)
@@ -295,10 +365,10 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(task, tmp_path):
 
 
 @pytest.mark.slow
-def test_damaged_checkpoints_are_named_and_the_run_goes_on_all_the_same(task, whole, tmp_path):
+def test_damaged_checkpoints_are_named_and_the_run_goes_on_all_the_same(deep, tmp_path):
     for spoilt in (["epoch_4"], ["epoch_4", "epoch_2"]):
         folder = tmp_path / str(len(spoilt))
-        shutil.copytree(whole, folder)
+        shutil.copytree(deep, folder)
         (folder / "summary.json").unlink()
         for name in spoilt:
             spoil(folder / "checkpoints" / name, "a flipped bit")
@@ -307,15 +377,15 @@ def test_damaged_checkpoints_are_named_and_the_run_goes_on_all_the_same(task, wh
             assert f"{folder / 'checkpoints' / name} is damaged" in err
         wanted = "starting over from its config.json" if spoilt[1:] else "checkpoint of epoch 2"
         assert wanted in err
-        same(folder, whole)
+        same(folder, deep)
 
 
 @pytest.mark.slow
-def test_a_longer_run_is_what_it_would_have_been(task, whole, tmp_path):
+def test_a_longer_run_is_what_it_would_have_been(task, deep, tmp_path):
     folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
+    shutil.copytree(deep, folder)
     assert run(["train", "--resume", str(folder), "--epochs", "9"]) == 0
-    assert run([*task, "--epochs", "9", "--out", str(tmp_path / "nine")]) == 0
+    assert run([*task, *DEEP, "--epochs", "9", "--out", str(tmp_path / "nine")]) == 0
     lines = [saved.read_metrics(path) for path in (folder, tmp_path / "nine")]
     for line in lines[0] + lines[1]:
         del line["seconds"]
@@ -328,7 +398,7 @@ def test_a_longer_run_is_what_it_would_have_been(task, whole, tmp_path):
 @pytest.mark.slow
 def test_after_ctrl_c_the_run_goes_on_where_it_stopped(task, tmp_path):
     folder = tmp_path / "run"
-    long = [*task, "--epochs", "400", "--checkpoint-every", "1000"]
+    long = [*task, *DEEP, "--epochs", "400", "--checkpoint-every", "1000"]
     process = command(*long, "--out", folder)
     while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").stat().st_size:
         time.sleep(0.05)
@@ -344,7 +414,7 @@ def test_after_ctrl_c_the_run_goes_on_where_it_stopped(task, tmp_path):
 
 @pytest.mark.slow
 def test_a_lost_network_may_go_on_and_the_other_is_unharmed(data, tmp_path, capsys):
-    arguments = ["train", "--data", str(data), *TASK, *EPOCHS, "--cost", "squared_error"]
+    arguments = ["train", "--data", str(data), *TASK, *DEEP, *EPOCHS, "--cost", "squared_error"]
     arguments += ["--activation", "relu", "--learning-rate", "30", "--on-divergence", "continue"]
     assert run([*arguments, "--out", str(tmp_path / "run"), "--json"]) == 0
     printed = capsys.readouterr()

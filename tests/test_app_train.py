@@ -5,9 +5,13 @@ import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bnjax import bn_apply
+from bnjax.app import load_run
+from bnjax.app.data import load
 from bnjax.app.main import run
 
 QUICK = ["--epochs", "2", "--hidden", "6", "--batch-size", "200"]
@@ -101,6 +105,22 @@ def test_the_folded_network_predicts_what_the_normalized_one_does(finished):
         assert folded["classes"].tolist() == bn["classes"].tolist()
 
 
+def test_a_run_is_read_back_as_it_was_judged(finished):
+    folder, process = finished
+    digits = load("digits", cost="sigmoid_cross_entropy")
+    found = load_run(folder)
+    for name, figures in json.loads(process.stdout)["networks"].items():
+        net, params, state, lines = found.networks[name]
+        known = np.isfinite(digits.spread)
+        raw = digits.x_test * np.where(known, digits.spread, 0) + digits.center
+        x = jnp.asarray(found.scale(raw))
+        logits, _ = bn_apply(net, params, state, x, train=False)
+        correct = np.mean(logits.argmax(axis=1) == digits.targets_test.argmax(axis=1))
+        assert correct == pytest.approx(figures["final_test_accuracy"])
+        assert lines[-1]["test_accuracy"] == figures["final_test_accuracy"]
+
+
+@pytest.mark.slow
 def test_a_run_repeats_to_the_last_bit(finished, tmp_path, capsys):
     folder, _ = finished
     again = bnjax("train", *QUICK, "--out", tmp_path / "again")

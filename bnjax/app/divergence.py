@@ -16,8 +16,8 @@ class Divergence(NamedTuple):
     epoch: int
     step: int  # the first whose cost is not finite, or that left a parameter that is not
     cost: float
-    parameter: str | None  # the first that went, in the order of the layers
-    parameter_step: int
+    parameter: str | None  # the first that went, in the order of the layers; None: all are finite
+    parameter_step: int | None
 
 
 def find(
@@ -54,7 +54,8 @@ def find(
         state, _ = compiled(state, x[indices], targets[indices], where)
         if (parameter := _first_lost(state.params)) is not None:
             return Divergence(epoch, done + at + 1, float(costs[at]), parameter, number)
-    return Divergence(epoch, done + at + 1, float(costs[at]), lost, done + len(costs))
+    at_end = None if lost is None else done + len(costs)
+    return Divergence(epoch, done + at + 1, float(costs[at]), lost, at_end)
 
 
 def _first_lost(params: Params) -> str | None:
@@ -68,12 +69,12 @@ def _first_lost(params: Params) -> str | None:
 
 def describe(name: str, found: Divergence) -> str:
     """Say in one line what was lost, and where."""
-    said = f"{name} diverged in epoch {found.epoch}: "
     if np.isfinite(found.cost):
-        said += f"step {found.step} left parameters that are not finite"
+        cost = "the costs are finite"
     else:
-        said += f"the cost is {found.cost} at step {found.step}"
-    if found.parameter is not None:
-        said += f"; the first parameter that went is {found.parameter}, at step "
-        said += f"{found.parameter_step}"
-    return said
+        cost = f"the cost is {found.cost} at step {found.step}"
+    if found.parameter is None:
+        went = "no parameter has gone yet"
+    else:
+        went = f"the first parameter that went is {found.parameter}, at step {found.parameter_step}"
+    return f"{name} diverged in epoch {found.epoch}: {cost}; {went}"

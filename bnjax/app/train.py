@@ -230,7 +230,10 @@ def _train(session: Session, asked_to_stop: list[int]) -> bool:
                 left = (options.epochs - epoch) * run.seconds / epoch
                 result = _result(line)
                 progress.advance(
-                    name, epoch, f"cost {line['cost']:.4f}  {result}  {speed:,.0f} samples/s", left
+                    name,
+                    epoch,
+                    f"cost {_short(line['cost'])}  {result}  {speed:,.0f} samples/s",
+                    left,
                 )
                 if run.divergence is None:
                     run.divergence = divergence.find(
@@ -259,5 +262,9 @@ def _train(session: Session, asked_to_stop: list[int]) -> bool:
 
 def _result(line: dict[str, Any]) -> str:
     if line["test_accuracy"] is None:
-        return f"test cost {line['test_cost']:.4f}"
+        return f"test cost {_short(line['test_cost'])}"
     return f"test accuracy {line['test_accuracy']:.1%}"
+
+
+def _short(cost: float) -> str:
+    return f"{cost:.4f}" if cost < 1e4 else f"{cost:.3g}"

@@ -81,7 +81,8 @@ def compare(
         ... def square(x):
         ...     return x**2
         >>> square.defvjp(lambda x: (x**2, x), lambda x, y_bar: (1.999 * x * y_bar,))
-        >>> report = compare(square, lambda x: x**2, (jnp.array([1.0, 3.0], jnp.bfloat16),))
+        >>> x = jnp.array([1.0, 3.0], jnp.bfloat16)
+        >>> report = compare(square, lambda x: x**2, (x,), modes=("value", "vjp"))
         >>> print(report.ok, report.worst.why)
         False off by a factor of 0.9995
     """
@@ -118,7 +119,8 @@ def assert_gradients_match(
             error, and the key that repeats it.
 
     Example:
-        >>> report = assert_gradients_match(jax.nn.relu, None, (jnp.array([-1.0, 2.0]),))
+        >>> x = (jnp.array([-1.0, 2.0]),)
+        >>> report = assert_gradients_match(jax.nn.relu, None, x, modes="vjp", transforms="jit")
         >>> print(report.ok)
         True
     """
@@ -161,7 +163,7 @@ def make_compare(
         ValueError: A name is unknown, or `rtol` not positive.
 
     Example:
-        >>> run = make_compare(jnp.tanh, lambda x: 2 / (1 + jnp.exp(-2 * x)) - 1)
+        >>> run = make_compare(jnp.tanh, lambda x: 2 / (1 + jnp.exp(-2 * x)) - 1, modes="jvp")
         >>> print([run((jnp.array([x]),)).ok for x in (0.5, -1.0)])
         [True, True]
     """

@@ -1,7 +1,7 @@
 """The same quantities under JAX's transforms, gathered in one program to be compiled once.
 
 plain   as the function stands, operation by operation
-jit     every trial, compiled
+jit     every trial, compiled (all that is compiled is so without the backend's optimizations)
 vmap    over stacked points and directions; and the pull-back alone over stacked cotangents
 scan    the gradient of a scan over the points
 remat   the pull-back through `jax.checkpoint`
@@ -22,7 +22,7 @@ from bnjax.audit.rounding import narrowest
 from bnjax.audit.trials import Layout, Trials, bind
 
 ALL = ("plain", "jit", "vmap", "scan", "remat")
-# what each one is asked; "jit" and "plain" everything
+# what each one is asked for; "jit" and "plain" everything
 _ASKED = {"vmap": ("value", "vjp", "jvp"), "scan": ("vjp",), "remat": ("vjp",)}
 
 Name = tuple[str, str]  # mode, transform
@@ -187,6 +187,7 @@ def compile_all(
     try:
         lowered, eps = _lower(f, layout, compiled, arguments, errors)
         run = lowered.compile(options())
+        run(*arguments)  # what a leaked tracer spoils may fail only here
     except Exception as error:
         if len(compiled) == 1:
             errors[compiled[0]] = error

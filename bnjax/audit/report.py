@@ -91,8 +91,10 @@ class Report(NamedTuple):
 
     @property
     def worst(self) -> Row:
-        """The row that is furthest off; one that failed before any that did not."""
-        return max(self.rows, key=_badness)
+        """The row that is furthest off, among those of the simplest mode that failed, if any."""
+        failed = [row for row in self.rows if row.failed]
+        simplest = [row for row in failed if row.mode == failed[0].mode]
+        return max(simplest or self.rows, key=_badness)
 
     def raise_if_failed(self) -> None:
         """Raise what went wrong.
@@ -195,8 +197,8 @@ def _reason(row: Row) -> str:
     return said + (f": {row.why}" if row.why else "")
 
 
-def _badness(row: Row) -> tuple[bool, float]:
-    return row.failed, math.inf if math.isnan(row.scaled) else row.scaled
+def _badness(row: Row) -> float:
+    return math.inf if math.isnan(row.scaled) else row.scaled
 
 
 def _columns(table: Sequence[Sequence[str]]) -> list[str]:

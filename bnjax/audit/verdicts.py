@@ -64,6 +64,9 @@ def rows(
             notes.append(f"{label} is {dtype} from f and {theirs} from g")
     dtypes = [a.dtype for a in (*evidence.trials.points, *evidence.trials.v)]
     coarsest = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
+    inside = (own.eps, coarsest) if wide is None else (wide.eps, float(jnp.finfo(jnp.float64).eps))
+    if inside[0] > inside[1]:
+        notes.append(f"judged by the coarsest epsilon that f computes with inside: {inside[0]:.2g}")
     found: dict[tuple[str, str, str], Row] = {}
     for of, eps, due in ((own, max(coarsest, own.eps), True), (wide, wanted.eps, False)):
         if of is not None:
@@ -74,7 +77,7 @@ def rows(
                     found[at] = row
     ordered = sorted(found.values(), key=lambda row: _MODES.index(row.mode))
     if evidence.differenced is not None and "vjp" in chosen:
-        ordered += _taylor(evidence, wide or own, tolerance)
+        ordered += _taylor(evidence, wide or own)
     return ordered, notes
 
 
@@ -179,7 +182,7 @@ def _is_projected(evidence: Evidence) -> bool:
     return evidence.differenced is not None and evidence.differenced.projected
 
 
-def _taylor(evidence: Evidence, found: Found, tolerance: float) -> list[Row]:
+def _taylor(evidence: Evidence, found: Found) -> list[Row]:
     """Let the remainder after one step of the pull-back fall with h² along the first trial."""
     assert evidence.differenced is not None
     name = next((("vjp", t) for t in ("jit", "plain") if ("vjp", t) in found.results), None)

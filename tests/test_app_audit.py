@@ -1,0 +1,115 @@
+import json
+
+import pytest
+
+from bnjax.app import audit as command
+from bnjax.app.main import run
+
+MODULE = """
+import jax, jax.numpy as jnp
+
+@jax.custom_jvp
+def right(x):
+    return jnp.sin(x)
+right.defjvps(lambda x_dot, _, x: jnp.cos(x) * x_dot)
+
+@jax.custom_jvp
+def wrong(x):
+    return jnp.sin(x)
+wrong.defjvps(lambda x_dot, _, x: 1.0005 * jnp.cos(x) * x_dot)
+
+class Held:
+    plain = staticmethod(jnp.sin)
+
+def make_args():
+    return (jnp.linspace(0.1, 1.0, 3, dtype=jnp.bfloat16),)
+
+def not_a_tuple():
+    return jnp.ones(3)
+
+def cannot():
+    raise RuntimeError("no data\\nhere")
+
+def picky(x):
+    raise KeyError("x")
+
+number = 3
+"""
+QUICK = ["--modes", "vjp", "--transforms", "jit"]
+
+
+@pytest.fixture
+def audit(tmp_path, monkeypatch, capsys):
+    """The command in a folder with a module of the user's: its exit code and what it printed."""
+    (tmp_path / "theirs.py").write_text(MODULE)
+    (tmp_path / "broken.py").write_text("import no_such_thing")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        code = run(["audit", *arguments])
+        return code, capsys.readouterr()
+
+    return call
+
+
+def test_a_right_rule_leaves_with_0_and_a_wrong_one_with_1(audit):
+    theirs = ["theirs:Held.plain", "--args", "theirs:make_args", *QUICK]
+    code, printed = audit("theirs:right", *theirs)
+    assert code == 0 and "all agree" in printed.out
+    code, printed = audit("theirs:wrong", *theirs, "--json", "--seed", "3")
+    report = json.loads(printed.out)
+    assert code == 1 and not report["ok"] and report["key"] == "key=3"
+    assert report["rows"][0]["why"] == "off by a factor of 1.0005"
+
+
+def test_without_a_reference_the_function_is_held_to_finite_differences(audit):
+    code, printed = audit("theirs:wrong", "--args", "theirs:make_args", *QUICK)
+    assert code == 1 and "taylor" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere:f", "--args", "theirs:make_args"], "functions: there is no module 'nowhere'"),
+        (["broken:f", "--args", "theirs:make_args"], "importing broken raised ModuleNotFoundError"),
+        (["theirs:rigth", "--args", "theirs:make_args"], "has no 'rigth': did you mean 'right'?"),
+        (["theirs:number", "--args", "theirs:make_args"], "theirs:number is no function but int"),
+        (["theirs:right", "--args", "theirs:cannot"], "theirs:cannot() raised RuntimeError: no da"),
+        (["theirs:right", "--args", "theirs:not_a_tuple"], "`args` must be a tuple"),
+        (["theirs:picky", "--args", "theirs:make_args"], "theirs:picky: KeyError: 'x'"),
+        (["theirs", "--args", "theirs:make_args"], "expected MODULE:NAME, as mymodel:f"),
+        (["theirs:right"], "--args: say what makes F's arguments"),
+        (["--args", "theirs:make_args"], "--args: there is no function to call"),
+        (["a:b", "a:c", "a:d", "--args", "a:e"], "at most one reference G, got 3"),
+        (["--modes", "vpj"], "--modes: unknown name 'vpj': did you mean 'vjp'?"),
+        (["--transforms", "jitt"], "--transforms: unknown name 'jitt': did you mean 'jit'?"),
+        (["--rtol", "0"], "--rtol: expected a number above 0"),
+        (["--seed", "-1"], "--seed: expected a number at least 0"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_code_2(audit, arguments, message):
+    code, printed = audit(*arguments)
+    assert code == 2 and message in printed.err
+    assert printed.err.startswith("bnjax: ") and printed.err.count("\n") == 1
+    assert not printed.out
+
+
+def test_alone_it_audits_its_own_rules_in_every_dtype(audit, monkeypatch):
+    every = command._cases(0)
+    assert {case.rule for case in every} == {"batch_norm vjp", "batch_norm jvp", "normalize", "g'"}
+    monkeypatch.setattr(command, "_cases", lambda seed: [every[-2]])
+    code, printed = audit(*QUICK)
+    assert code == 0 and "1 rules in 4 dtypes, 20 comparisons, 0 disagree" in printed.out
+    assert printed.err == "auditing 1 rules in 4 dtypes\n"
+    wrong = every[-2]._replace(g=lambda *args: 1.01 * every[-2].g(*args))
+    monkeypatch.setattr(command, "_cases", lambda seed: [wrong])
+    code, printed = audit(*QUICK, "--json")
+    summary = json.loads(printed.out)
+    assert code == 1 and summary["failed"] == 4 and len(summary["audits"]) == 4
+
+
+@pytest.mark.slow
+def test_bnjax_s_own_rules_agree(audit):
+    code, printed = audit("--json")
+    summary = json.loads(printed.out)
+    assert code == 0 and summary["comparisons"] > 400 and summary["worst"]["scaled"] < 10
