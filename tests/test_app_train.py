@@ -136,7 +136,7 @@ def test_a_run_repeats_to_the_last_bit(finished, tmp_path, capsys):
 def test_a_folder_in_use_is_refused_unless_overwritten(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text("precious\n")
     (tmp_path / "notes.txt").write_text("mine\n")
-    one = [*QUICK, "--epochs", "1", "--network", "bn", "--out", str(tmp_path)]
+    one = ["--hidden", "--epochs", "1", "--network", "baseline", "--out", str(tmp_path)]
     assert run(["train", *one]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert (tmp_path / "metrics.jsonl").read_text() == "precious\n"
@@ -183,7 +183,7 @@ def test_incremental_updates_and_no_hidden_layer(more, tmp_path):
 
 
 def test_batch_gradient_descent_makes_one_step_per_epoch(tmp_path):
-    by_hand = [*QUICK, "--gradient", "hand", "--batch-size", "full"]
+    by_hand = [*QUICK, "--network", "bn", "--gradient", "hand", "--batch-size", "full"]
     assert run(["train", *by_hand, "--out", str(tmp_path / "run")]) == 0
     assert metrics(tmp_path / "run")[-1]["step"] == 2
 
@@ -253,7 +253,8 @@ sys.exit(run(["train"]))
 def test_ctrl_c_writes_what_has_been_learnt(tmp_path):
     folder = tmp_path / "run"
     command = "from bnjax.app.main import main; main()"
-    arguments = ["train", "--epochs", "100000", "--hidden", "6", "--out", str(folder)]
+    arguments = ["train", "--epochs", "100000", "--network", "bn", "--hidden", "--norm-output"]
+    arguments += ["--out", str(folder)]
     process = subprocess.Popen(
         [sys.executable, "-c", command, *arguments],
         stdout=subprocess.PIPE,

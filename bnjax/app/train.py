@@ -207,13 +207,13 @@ def _train(session: Session, asked_to_stop: list[int]) -> bool:
                 jax.block_until_ready(run.train_state)
                 run.seconds += time.perf_counter() - started
                 batch_costs = np.asarray(devices.here(batch_costs))
-                params, state = run.here.params, sessions.statistics(session, run, x)
-                _, train_accuracy = run.evaluate(params, state, x, targets)
-                test_cost, test_accuracy = run.evaluate(params, state, x_test, targets_test)
+                here, state = run.here, sessions.statistics(session, run, x)
+                _, train_accuracy = run.evaluate(here.params, state, x, targets)
+                test_cost, test_accuracy = run.evaluate(here.params, state, x_test, targets_test)
                 line = {
                     "network": name,
                     "epoch": epoch,
-                    "step": int(run.here.step),
+                    "step": int(here.step),
                     "cost": float(np.mean(batch_costs)),
                     "test_cost": float(test_cost),
                     "train_accuracy": float(train_accuracy) if data.classes else None,
@@ -225,7 +225,7 @@ def _train(session: Session, asked_to_stop: list[int]) -> bool:
                 if session.folder is not None:
                     session.folder.write_metrics(line)
                 if run.percentiles is not None:
-                    run.inputs.append(np.asarray(run.percentiles(run.here)))
+                    run.inputs.append(np.asarray(run.percentiles(here)))
                 speed = samples * epoch / run.seconds
                 left = (options.epochs - epoch) * run.seconds / epoch
                 result = _result(line)
@@ -238,7 +238,7 @@ def _train(session: Session, asked_to_stop: list[int]) -> bool:
                 if run.divergence is None:
                     run.divergence = divergence.find(
                         training.make_step(run.net, session.optimizer, gradient=options.gradient),
-                        (before, run.here),
+                        (before, here),
                         (order, x, targets),
                         epoch=epoch,
                         costs=batch_costs,
