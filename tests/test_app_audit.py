@@ -94,6 +94,7 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(audit, arguments, me
     assert not printed.out
 
 
+@pytest.mark.slow
 def test_alone_it_audits_its_own_rules_in_every_dtype(audit, monkeypatch):
     every = command._cases(0)
     assert {case.rule for case in every} == {"batch_norm vjp", "batch_norm jvp", "normalize", "g'"}

@@ -162,6 +162,7 @@ def test_the_csv_lands_in_the_run_folder_by_default(trained, tmp_path, capsys):
     assert len(predicted(trained / "predictions.csv")[1]) == 60
 
 
+@pytest.mark.slow
 def test_a_binary_task_has_two_columns_and_regression_one_per_target(tmp_path, capsys):
     x = RNG.normal(size=(40, 3))
     np.savez(tmp_path / "two.npz", x=x, y=np.where(x[:, 0] > 0, "yes", "no"))

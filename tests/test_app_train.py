@@ -176,12 +176,14 @@ def test_regression_is_judged_by_its_cost(tmp_path, capsys):
     assert lines[-1]["test_cost"] < lines[0]["test_cost"] / 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [["--batch-size", "1", "--network", "baseline"], ["--hidden"]])
 def test_incremental_updates_and_no_hidden_layer(more, tmp_path):
     one = ["--epochs", "1", "--hidden", "4", "--network", "both", "--data", "breast_cancer"]
     assert run(["train", *one, *more, "--learning-rate", "0.1", "--out", str(tmp_path / "r")]) == 0
 
 
+@pytest.mark.slow
 def test_batch_gradient_descent_makes_one_step_per_epoch(tmp_path):
     by_hand = [*QUICK, "--network", "bn", "--gradient", "hand", "--batch-size", "full"]
     assert run(["train", *by_hand, "--out", str(tmp_path / "run")]) == 0
@@ -250,6 +252,7 @@ sys.exit(run(["train"]))
     assert "pip install 'bnjax[cli]'" in process.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_writes_what_has_been_learnt(tmp_path):
     folder = tmp_path / "run"
     command = "from bnjax.app.main import main; main()"

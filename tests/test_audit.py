@@ -147,6 +147,7 @@ def test_where_there_is_no_derivative_none_is_judged():
     assert report.rows[0].verdict == "not judged"
 
 
+@pytest.mark.slow
 def test_many_arguments_are_differenced_along_random_directions():
     rule = jax.custom_jvp(jnp.cos)
     rule.defjvps(lambda x_dot, _, x: -jnp.sin(x) * x_dot * (x < 1.9))
@@ -156,6 +157,7 @@ def test_many_arguments_are_differenced_along_random_directions():
     assert not run((jnp.linspace(-1.0, 2.0, 50),)).ok
 
 
+@pytest.mark.slow
 def test_constants_keys_and_static_arguments_are_handed_on():
     def f(x, count, key, name, eps=0.5):
         bits = jax.random.key_data(key)[-1].astype(x["a"].dtype)

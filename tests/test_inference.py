@@ -25,7 +25,11 @@ jitted = jax.jit(normalize, static_argnames="axis")
 
 @pytest.mark.parametrize(
     ("shape", "dtype"),
-    [((257, 7), np.float32), ((4096, 3), np.float32), ((257, 7), jnp.bfloat16)],
+    [
+        ((257, 7), np.float32),
+        pytest.param((4096, 3), np.float32, marks=pytest.mark.slow),
+        pytest.param((257, 7), jnp.bfloat16, marks=pytest.mark.slow),
+    ],
 )
 def test_place_and_company_of_a_sample_change_no_bit(shape, dtype):
     x = jnp.asarray(rng.normal(size=shape) * 3 + 5, dtype)
