@@ -31,8 +31,6 @@ _INSTEAD_OF_ONE = 60  # samples, where the training's own batch is a single one
 _WRITING = 0.02  # share of the time that writing the file may take: it is written whole each time
 _PICTURES = ("cos1", "cos2", "cos3", "percentiles")  # too many numbers for a line of metrics
 
-_summarize = jax.jit(geometry.summarize, static_argnums=0)
-
 Batch = tuple[Array, Array]
 Look = Callable[[Params, int], np.ndarray]
 
@@ -109,11 +107,11 @@ def choose_batch(x: Array, targets: Array, *, batch_size: int, seed: int) -> Bat
 
 def make_look(net: Network, params: Params, batch: Batch) -> Look:
     """Make (params, epoch) -> a row of geometry.npz; params here tell the shapes."""
-    fields = jax.eval_shape(partial(_summarize, net), params, *batch)._asdict().items()
+    fields = jax.eval_shape(partial(geometry.summarize, net), params, *batch)._asdict().items()
     dtype = np.dtype([("epoch", np.int32), *((f, like.dtype, like.shape) for f, like in fields)])
 
     def look(params: Params, epoch: int) -> np.ndarray:
-        found = jax.device_get(_summarize(net, params, *batch))
+        found = jax.device_get(geometry.summarize(net, params, *batch))
         return np.array((epoch, *found), dtype)
 
     return look

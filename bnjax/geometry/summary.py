@@ -3,7 +3,7 @@
 (G.1)  how cos θ1, cos θ2 and cos θ3 are distributed
 (G.6)  how many neurons and weights stopped
 
-One pure function, to be jitted once and called every few epochs on the same batch: one sweep
+One pure function, jitted or not, to be called every few epochs on the same batch: one sweep
 forward and back, one matrix product more for each layer, and nothing is sorted. All layers are
 filled up with zeros to one shape and looked at together: compiling them one by one would take
 longer than hundreds of calls.
@@ -12,6 +12,7 @@ Source: S0/S1 §3, S3.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from bnjax import backprop
+from bnjax.activations import Activation
 from bnjax.geometry import layers as of_layers
 from bnjax.geometry import stopping
 from bnjax.geometry.angles import Angles, between, of_normalization
@@ -135,28 +137,65 @@ def summarize(
         >>> print(found.cos2.shape, found.stopped.shape, found.percentiles.shape)
         (3, 40) (2,) (2, 5)
     """
-    layers = backprop.intermediates(net, params, x, targets)
-    number = len(layers)
-    vectors = normals(
-        [layer.u for layer in layers]
-        + [layer.y if layer.x is None else layer.x for layer in layers]
-        + [layer.delta for layer in layers]
+    layers = _intermediates(net, params, x, targets)
+    found = _measure(
+        [layer.u for layer in layers],
+        [layer.y if layer.x is None else layer.x for layer in layers],
+        [layer.y for layer in layers],
+        [layer.delta for layer in layers],
+        [p.W for p in params],
+        [p.gamma if isinstance(p, NormDense) else p.b for p in params],
+        jnp.asarray(net.normalized),
+        eps=net.eps,
+        activation=net.activation,
+        aligned=aligned,
+        saturated=saturated,
     )
-    u, x_, delta = (vectors[k * number : (k + 1) * number] for k in range(3))
-    found = _of_all(net, u, x_, delta, params, aligned)
-    normalized = [at for at, norm in enumerate(net.normalized) if norm]
-    for name in _NORMALIZED:
-        found[name] = found[name][jnp.asarray(normalized, jnp.int32)]
-    y = [layer.y for layer in layers]
-    return Summary(**found, **_of_hidden(net, y[:-1], u[1:], saturated))
+    return Summary(**_of_normalized(net, found))
+
+
+# three programs, where nobody jits the whole: the largest knows nothing of the network, and is
+# compiled once for a baseline and a normalized network of the same sizes
+_intermediates = jax.jit(backprop.intermediates, static_argnums=0)
+
+
+@partial(jax.jit, static_argnames=("eps", "activation", "aligned", "saturated"))
+def _measure(
+    u: list[Array],
+    x: list[Array],
+    y: list[Array],
+    delta: list[Array],
+    W: list[Array],
+    gamma: list[Array],
+    normalized: Array,
+    *,
+    eps: float,
+    activation: str | Activation,
+    aligned: float,
+    saturated: float,
+) -> dict[str, Array]:
+    number = len(u)
+    vectors = normals([*u, *x, *delta])
+    u_, x_, delta_ = (vectors[k * number : (k + 1) * number] for k in range(3))
+    found = _of_all(u_, x_, delta_, W, gamma, normalized, eps, aligned)
+    return found | _of_hidden(y[:-1], u_[1:], activation, saturated)
+
+
+@partial(jax.jit, static_argnums=0)
+def _of_normalized(net: Network, found: dict[str, Array]) -> dict[str, Array]:
+    """Leave out what the layers without normalization have not."""
+    at = jnp.asarray([at for at, norm in enumerate(net.normalized) if norm], jnp.int32)
+    return found | {name: found[name][at] for name in _NORMALIZED}
 
 
 def _of_all(
-    net: Network,
     u: list[Normal],
     x: list[Normal],
     delta: list[Normal],
-    params: Params,
+    W: list[Array],
+    gamma: list[Array],
+    normalized: Array,
+    eps: float,
     aligned: float,
 ) -> dict[str, Array]:
     """Sum up what any layer has, and of the others what nobody will read; layers first."""
@@ -171,7 +210,7 @@ def _of_all(
         neurons: Array,
         norm: Array,
     ) -> tuple[dict[str, Array], Array]:
-        angles = between(u, x, delta, gamma, eps=net.eps)
+        angles = between(u, x, delta, gamma, eps=eps)
         # without normalization nothing is removed along x̂, and the means stay (G.3)
         rho, eps_share, scale = of_normalization(angles)
         angles = angles._replace(
@@ -226,11 +265,11 @@ def _of_all(
         _stacked(u),
         _stacked(x),
         _stacked(delta),
-        _stacked([p.W for p in params]),
-        _stacked([p.gamma if isinstance(p, NormDense) else p.b for p in params]),
+        _stacked(W),
+        _stacked(gamma),
         _stacked([jnp.ones_like(one.sd) for one in u]),
         _stacked([jnp.ones_like(one.sd) for one in x]),
-        jnp.asarray(net.normalized),
+        normalized,
     )
     counts = _counts(bins, 3 * COSINE_BINS).reshape(-1, 3, COSINE_BINS)
     shares = counts / jnp.maximum(jnp.sum(counts, 2, keepdims=True), 1)
@@ -238,7 +277,7 @@ def _of_all(
 
 
 def _of_hidden(
-    net: Network, y: list[Array], u_next: list[Normal], below: float
+    y: list[Array], u_next: list[Normal], activation: str | Activation, below: float
 ) -> dict[str, Array]:
     """Sum up what is activated and what comes of it; hidden layers first."""
     if not y:
@@ -247,7 +286,7 @@ def _of_hidden(
         return {name: none[:, 0] for name in names} | {"percentiles": none}
 
     def of_one(y: Array, u_next: Normal, neurons: Array) -> dict[str, Array]:
-        small = of_layers.saturation(y, net.activation, below=below)
+        small = of_layers.saturation(y, activation, below=below)
         spread = of_layers.spread_of(u_next)
         n = jnp.sum(neurons)
         return {

@@ -114,9 +114,9 @@ def _errors(evidence: Evidence) -> Iterator[Panel]:
             LABELS[name], "layer, from the input to the output", "length of Δ"
         )
         moments = sorted({round(k) for k in np.geomspace(1, len(rows), 4)})
-        for k, style in zip(moments, STYLES, strict=False):
+        for order, (k, style) in enumerate(zip(moments, STYLES, strict=False), 1):
             row = rows[k - 1]
-            colour = shade(COLOURS[name], k / len(rows))
+            colour = shade(COLOURS[name], order / len(moments))
             label = when(int(row["epoch"]))
             axes.plot(positive(row["error"]), style, marker="o", color=colour, label=label)
         axes.set_yscale("log")
