@@ -200,6 +200,9 @@ def spoil(path: Path, how: str):
             file.write_bytes(content[:-5])
         case "a missing file":
             file.unlink()
+        case "another figure":
+            about = path / "about.json"
+            about.write_text(about.read_text().replace("6", "7"))
         case "no digests":
             (path / "digests.json").unlink()
 
@@ -211,7 +214,9 @@ def test_the_newest_checkpoint_is_read_to_the_bit(three):
     assert found.arrays["step"] == 7 and found.arrays["nothing"] == ()
 
 
-@pytest.mark.parametrize("how", ["a flipped bit", "a cut file", "a missing file", "no digests"])
+@pytest.mark.parametrize(
+    "how", ["a flipped bit", "a cut file", "a missing file", "another figure", "no digests"]
+)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(three, how):
     spoil(three / "checkpoints" / "epoch_6", how)
     found, (said,) = newest(three)
