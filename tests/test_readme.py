@@ -20,7 +20,7 @@ def test_code_runs(code):
     x, targets = jnp.ones((6, 64)), jnp.zeros((6, 10))
     net = Network((64, 5, 10))
     names = {"batches": [(x, targets)] * 3, "x": x, "targets": targets, "u": x}
-    names |= {"net": net, "params": init(net, jax.random.key(0))[0]}
+    names |= {"key": jax.random.key(0), "net": net, "params": init(net, jax.random.key(0))[0]}
     names["layer"] = SimpleNamespace(  # as PyTorch's
         running_mean=x[0], running_var=x[0], num_batches_tracked=3, momentum=0.1, eps=1e-5
     )
