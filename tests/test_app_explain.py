@@ -293,6 +293,18 @@ def test_both_networks_are_held_against_each_other():
     assert "100 times as large in the baseline" in other_way and "At the last" not in other_way
 
 
+def test_nothing_is_said_of_what_has_no_figure():
+    gone = slice(None), slice(None)
+    dead = of_baseline(W_bar=(2, 0), error=((2, 0), 0), directions=((2, 0), 0), dead=((2, 0), 1))
+    found = said(dead, rows_of(NET, W_bar=((1, 0), 0.1)))
+    assert "At the last look one of the two is zero" in found["amplitudes"].text
+    assert not any("nan" in one.text for one in found.values())
+    found = said(of_baseline(W_bar=(gone, 0), error=(gone, 0), directions=(gone, 0)))
+    assert "amplitudes" not in found and "errors" not in found and "directions" not in found
+    crooked = said(bn=rows_of(NET, cosine=((2, 0), 0.3)))["rate"].text
+    assert crooked.startswith("ε is too large") and "η/|W|²" not in crooked
+
+
 def test_aligned_errors_are_above_chance_and_freed_ones_below():
     aligned = np.eye(geometry.COSINE_BINS)[-2]
     assert (
@@ -319,6 +331,7 @@ def test_numbers_are_written_as_one_says_them():
     assert words.number(0.0123) == "0.0123" and words.number(-4.567e-6) == "−4.57·10⁻⁶"
     assert words.number(12345.6) == "12,346" and words.number(0.0) == "0"
     assert words.times(1.44) == "1.4 times" and words.times(1234.5) == "1,234 times"
+    assert words.number(0.99996) == "1.00" and words.number(float("nan")) == "nan"
     assert words.share(0.0004) == "under 0.1 %" and words.share(0.25) == "25 %"
     assert words.listed(["a", "b", "c"]) == "a, b and c" and words.listed(["a"]) == "a"
 

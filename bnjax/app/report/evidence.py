@@ -16,6 +16,7 @@ from bnjax.app.errors import UserError
 from bnjax.app.saved import SavedNetwork
 from bnjax.geometry import Angles
 
+_FEW = 10
 _observe = jax.jit(geometry.observe, static_argnums=0)
 
 
@@ -75,6 +76,11 @@ def gather(path: str | Path) -> Evidence:
     _read_geometry(found)
     _read_networks(found)
     _look_at_the_end(found)
+    if 0 < found.samples < _FEW:
+        found.missing.append(
+            f"{found.samples} samples were looked at, as the run has such batches: so few are "
+            "nearly aligned by chance, two always."
+        )
     if not found.metrics and not found.history:
         raise UserError(
             f"{path}: nothing to show: {' '.join(found.missing)} Go on with bnjax train --resume "

@@ -14,7 +14,7 @@ import numpy as np
 
 from bnjax import geometry
 from bnjax.app.report.evidence import Evidence
-from bnjax.app.report.finding import Finding, mean_cosine, ratio_of
+from bnjax.app.report.finding import Finding, mean_cosine, normalized, ratio_of
 from bnjax.app.report.words import LABELS, layer, listed, number, sentence, share, times, when
 
 
@@ -25,6 +25,10 @@ def learned(evidence: Evidence) -> Finding | None:
     parts, figures, ends = [], {}, {}
     for name, lines in evidence.metrics.items():
         last = lines[-1]
+        if not math.isfinite(last["cost"]):
+            figures[name] = {"epochs": last["epoch"], "diverged": True}
+            parts.append(f"{LABELS[name]} diverged: its cost is not finite any more")
+            continue
         ends[name] = figures[name] = {"epochs": last["epoch"], "steps": last["step"]}
         if last["test_accuracy"] is None:
             ends[name]["test_cost"] = last["test_cost"]
@@ -101,11 +105,7 @@ def amplitudes(evidence: Evidence) -> Finding | None:
         else:
             text += f"A factor of {number(angles)} of that comes from the angles, |cos θ3|."
         if epoch != bn["epoch"][-1]:
-            text += " At the last look it is " + (
-                f"{times(float(end))} as large."
-                if end >= 1
-                else f"the baseline's that is {times(1 / float(end))} as large."
-            )
+            text += " At the last look " + _against(float(end))
     return Finding(
         "amplitudes",
         "How large the adjustments are",
@@ -139,10 +139,10 @@ def averages(evidence: Evidence) -> Finding | None:
         "The baseline's gradient has two parts: what error and input have in common from sample to "
         "sample, and the product of their averages, which is the same whatever tells the samples "
         f"apart. The averages' part is the larger one in {share(over)} of all looks at a layer, "
-        f"{number(typical)} times the other in the median, and {times(float(ratio[k, at]))} as "
-        f"large in {where} {when(figures['epoch'])}."
+        f"{number(typical)} times the other in the median, and {number(float(ratio[k, at]))} times "
+        f"as large in {where} {when(figures['epoch'])}."
     )
-    if "bn" in evidence.history:
+    if normalized(evidence) is not None:
         text += " Normalization takes this part off: its weights learn from differences only."
     return Finding(
         "averages",
@@ -177,9 +177,7 @@ def errors(evidence: Evidence) -> Finding | None:
         parts.append(
             f"in {LABELS[name]} the error that arrives at layer 0 is {how} than the one at the "
             f"output {when(figures[name]['epoch'])}"
-            + _at_last(
-                k, rows, f", and {number(float(ratio[-1]))} times its length at the last look"
-            )
+            + _at_last(k, rows, f", and {_arrives(float(ratio[-1]))} at the last look")
         )
     if not parts:
         return None
@@ -243,7 +241,7 @@ def directions(evidence: Evidence) -> Finding | None:
         parts.append(
             f"{figures[name]['outputs']} outputs of {LABELS[name]}'s layer {at} amount to "
             f"{number(least[-1])} directions {when(figures[name]['epoch'])}"
-            + _at_last(k, rows, f", and to {number(figures[name]['at_end'])} at the last look")
+            + _at_last(k, rows, f", and to {_directions_of(course[-1, at])} at the last look")
         )
     if not parts:
         return None
@@ -266,6 +264,22 @@ def dead(evidence: Evidence) -> Finding | None:
         return None
     text = f"No error at all reaches {listed(parts)} on these samples: nothing moves there."
     return Finding("dead", "Dead neurons", text, ("BL.4",), figures, math.log10(1 + 20 * most))
+
+
+def _against(ratio: float) -> str:
+    if math.isnan(ratio):
+        return "one of the two is zero."
+    if ratio >= 1:
+        return f"it is {times(ratio)} as large."
+    return f"it is the baseline's that is {times(1 / ratio)} as large."
+
+
+def _arrives(ratio: float) -> str:
+    return "none arrives" if math.isnan(ratio) else f"{number(ratio)} times its length"
+
+
+def _directions_of(count: float) -> str:
+    return "none, as none varies," if math.isnan(count) else number(float(count))
 
 
 def _at_last(k: int | np.intp, rows: np.ndarray, text: str) -> str:

@@ -229,9 +229,13 @@ def rate(evidence: Evidence) -> Finding | None:
         "rate_first_over_last": float(fall[at]),
         "largest_cosine_of_W_and_gradient": upright,
     }
+    straight = upright < 0.01
     text = (
-        "∂C/∂W stands at right angles to a normalized neuron's weights, up to |cos| = "
-        f"{number(upright)}"
+        f"∂C/∂W stands at right angles to a normalized neuron's weights, up to "
+        f"|cos| = {number(upright)}"
+        if straight
+        else f"ε is too large for ∂C/∂W to stand at right angles to a normalized neuron's weights: "
+        f"|cos| is up to {number(upright)}"
     )
     if "baseline" in evidence.history:
         other = float(evidence.history["baseline"]["cosine"][-1, :count].max())
@@ -240,11 +244,10 @@ def rate(evidence: Evidence) -> Finding | None:
     text += "."
     strength = 0.0
     if len(rows) > 1:
-        change = "grew" if norms[1] > norms[0] else "shrank"
-        plain = evidence.options["optimizer"] == "sgd"
+        plain = straight and evidence.options["optimizer"] == "sgd"
         text += (
             (" So each step lengthens them: in " if plain else " In ")
-            + f"{layer(at, rows['W'].shape[1])} |W| {change} from {number(float(norms[0]))} to "
+            + f"{layer(at, rows['W'].shape[1])} |W| went from {number(float(norms[0]))} to "
             f"{number(float(norms[1]))}."
         )
         if plain:

@@ -36,7 +36,7 @@ p { margin: .4rem 0 .8rem; max-width: 46rem; }
 @media (min-width: 62rem) { .threes { grid-template-columns: repeat(3, 1fr); } }
 figure { margin: 0; max-width: 30rem; break-inside: avoid; }
 figure img { width: 100%; height: auto; display: block; }
-@media (min-width: 50rem) {
+@media print, (min-width: 50rem) {
   .beside { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.5rem; align-items: start; }
   .beside h2 { grid-column: 1 / -1; }
   .beside .panels { margin: 0; grid-template-columns: 1fr; }
@@ -58,6 +58,8 @@ dd { margin: 0; min-width: 0; }
   main { max-width: none; padding: 0; }
   h2 { break-after: avoid; margin-top: 1.2rem; }
   .panels { grid-template-columns: repeat(2, 1fr); }
+  .beside .panels { grid-template-columns: 1fr; }
+  .wide { break-inside: avoid; }
   p { break-inside: avoid; break-after: avoid; }
   .short { border: 1px solid #9db4d3; }
   .tag { color: #000; border-color: #999; }

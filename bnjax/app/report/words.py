@@ -6,9 +6,11 @@ LABELS = {"baseline": "the baseline", "bn": "the normalized network"}
 
 
 def number(value: float) -> str:
-    """Write a number with three digits: 0.0123, 1,234, 4.57·10⁻⁶."""
+    """Write a number with three digits or more: 0.0123, 1,234, 4.57·10⁻⁶."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
+    if abs(value) < 100:
+        value = float(f"{value:.2e}")  # 0.9996 is written as 1.00, not as 1.000
     if 1e-3 <= abs(value) < 1e5:
         text = f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
         return text.replace("-", "−")
