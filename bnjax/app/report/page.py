@@ -59,7 +59,7 @@ dd { margin: 0; min-width: 0; }
   h2 { break-after: avoid; margin-top: 1.2rem; }
   .panels { grid-template-columns: repeat(2, 1fr); }
   .beside .panels { grid-template-columns: 1fr; }
-  .wide { break-inside: avoid; }
+  .beside, #weight, .wide { break-inside: avoid; }
   p { break-inside: avoid; break-after: avoid; }
   .short { border: 1px solid #9db4d3; }
   .tag { color: #000; border-color: #999; }
