@@ -45,6 +45,7 @@ def test_json_prints_one_object_on_stdout_and_progress_goes_to_stderr(finished):
     summary = json.loads(process.stdout)
     assert process.returncode == 0 and summary["out"] == str(folder)
     assert "epoch 2/2" in process.stderr and "samples/s" in process.stderr
+    assert "Warning" not in process.stderr
     assert summary["data"]["classes"] == [str(digit) for digit in range(10)]
     assert set(summary["networks"]) == {"baseline", "bn"}
     for differences in summary["gradient_difference"].values():

@@ -8,6 +8,7 @@ while there are few, else along random directions.
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -88,7 +89,8 @@ def read(
     chosen = {number % len(args) for number in chosen}
     paths, tree = jax.tree_util.tree_flatten_with_path(tuple(args))
     floats = [leaf.dtype for _, leaf in paths if _is_array(leaf) and _kind(leaf) == "inexact"]
-    common = jnp.result_type(*floats) if floats else jnp.result_type(float)
+    # not result_type: that warns of NumPy's float64 where x64 is off
+    common = reduce(jnp.promote_types, floats) if floats else jnp.result_type(float)
     names = _names(f, len(args))
     roles, static, labels, leaves, constants = [], [], [], [], []
     for path, leaf in paths:
