@@ -19,7 +19,6 @@ from bnjax import training
 from bnjax.app.errors import UserError
 from bnjax.app.options import Train
 from bnjax.training import TrainState
-from bnjax.training.devices import copy_everywhere
 
 Tree = TypeVar("Tree")
 
@@ -91,7 +90,7 @@ def place(mesh: Mesh | None, train_state: TrainState) -> TrainState:
     """Copy a train state to each device."""
     if mesh is None:
         return jax.tree.map(jax.numpy.asarray, train_state)
-    return copy_everywhere(mesh, train_state)
+    return training.copy_everywhere(mesh, train_state)
 
 
 def share(mesh: Mesh | None, *arrays: Array) -> tuple[Array, ...]:

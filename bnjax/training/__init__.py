@@ -6,7 +6,7 @@ networks at once), `devices` (data spread over a mesh), `inference` (statistics 
 measured after training).
 """
 
-from bnjax.training.devices import data_mesh, local_rows, spread
+from bnjax.training.devices import copy_everywhere, data_mesh, local_rows, spread
 from bnjax.training.epochs import make_epoch, shuffle
 from bnjax.training.inference import measure_population
 from bnjax.training.runs import Progress, fit
@@ -20,6 +20,7 @@ __all__ = [
     "Step",
     "Sweep",
     "TrainState",
+    "copy_everywhere",
     "data_mesh",
     "decay_mask",
     "fit",

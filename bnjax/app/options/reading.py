@@ -1,0 +1,68 @@
+"""What to do with a run that was trained: `bnjax predict` and `bnjax explain`."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from bnjax.app.errors import UserError
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict new data with a network of a run that has ended.
+
+    Example: bnjax predict runs/iris new.csv --out predictions.csv
+    """
+
+    run: tyro.conf.Positional[str]
+    """The run's folder."""
+    file: tyro.conf.Positional[str]
+    """An npz with an array x, a CSV, or a file of images in MNIST's IDX format. Labels, where there
+    are any, are held against the predictions: y, a CSV's last column, the labels' file beside."""
+    label: str | None = None
+    """The CSV's label column."""
+    network: Annotated[str | None, tyro.conf.arg(metavar="bn|baseline")] = None
+    """Which network predicts; bn where the run has it."""
+    out: str | None = None
+    """The CSV to write; predictions.csv in the run's folder by default."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write --out even if it exists."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print what was found as one JSON object."""
+
+
+@dataclass(frozen=True)
+class Explain:
+    """Explain how the networks of a run learnt: a page of words and pictures in its folder.
+
+    Example: bnjax train --diagnostics 1 --out runs/digits, then bnjax explain runs/digits
+
+    Example: bnjax explain runs/digits --layer 2 --neuron 17 --input 3
+    """
+
+    run: tyro.conf.Positional[str]
+    """The run's folder."""
+    layer: int | None = None
+    """Of the weight to look at closely; layers, neurons and inputs are counted from zero."""
+    neuron: int | None = None
+    """Of the weight to look at closely; by default that with the layer's largest gradient."""
+    input: int | None = None
+    """Of the weight to look at closely; by default that with the neuron's largest gradient."""
+    network: Annotated[str | None, tyro.conf.arg(metavar="bn|baseline")] = None
+    """The network of that weight; bn where the run has it."""
+    text: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print what is seen instead of writing the page."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print it as one JSON object instead."""
+
+    def check(self) -> None:
+        """Refuse what names no weight.
+
+        Raises:
+            UserError: A part of the name is missing.
+        """
+        if self.layer is None and (self.neuron is not None or self.input is not None):
+            raise UserError("--layer: name it beside --neuron and --input, as --layer 2")
+        if self.neuron is None and self.input is not None:
+            raise UserError("--neuron: name it beside --input, as --neuron 17")
