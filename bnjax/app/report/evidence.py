@@ -158,7 +158,7 @@ def _look_at_the_end(found: Evidence) -> None:
         found.angles[name] = angles
         if name not in found.history:
             lines = found.metrics.get(name)
-            look = diagnostics.make_look(net, params, found.batch)
+            look = diagnostics.make_look(net, params, found.batch, looks=1)
             found.history[name] = np.array([look(params, lines[-1]["epoch"] if lines else 0)])
 
 
