@@ -82,10 +82,13 @@ def gaps(
     x_test: Array,
     targets_test: Array,
     *,
+    evaluate: Evaluate,
     classify: bool,
     batch_size: int,
 ) -> dict[str, dict[str, float | None]]:
     """Hold evaluation with each kind of statistics against training mode, on the test set.
+
+    `evaluate` is the network's own from `make_evaluate`, which training has compiled.
 
     Returns:
         For "training_mode" and each of `KINDS` test_cost and test_accuracy (None for regression),
@@ -93,7 +96,6 @@ def gaps(
     """
     states = {kind: choose(kind, net, params, kept, x, batch_size=batch_size) for kind in KINDS}
     in_batches = make_evaluate_in_batches(net, classify=classify, batch_size=batch_size)
-    evaluate = make_evaluate(net, classify=classify)
     found = {"training_mode": in_batches(params, states["ema"], x_test, targets_test)}
     found |= {kind: evaluate(params, states[kind], x_test, targets_test) for kind in KINDS}
     table: dict[str, dict[str, float | None]] = {}

@@ -102,6 +102,7 @@ def _leave_network(session: Session, folder: RunFolder, name: str, run: Run) -> 
             x,
             x_test,
             targets_test,
+            evaluate=run.evaluate,
             classify=classify,
             batch_size=session.batch_size,
         ),
