@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from app_data import three_classes
 
 pytest.importorskip("orbax.checkpoint")
 
@@ -21,11 +22,7 @@ CPUS = "--xla_force_host_platform_device_count="
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """51 samples, 41 of them to train: neither batches nor devices share them evenly."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(51, 3))
-    path = tmp_path_factory.mktemp("data") / "data.npz"
-    np.savez(path, x=x, y=np.digitize(x[:, 0], [-0.5, 0.5]))
-    return path
+    return three_classes(tmp_path_factory.mktemp("data"), 51)
 
 
 def command(*arguments, devices=1):

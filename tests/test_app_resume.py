@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from app_data import three_classes
 
 pytest.importorskip("orbax.checkpoint")
 
@@ -39,11 +40,7 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Three classes in a file of 50 samples: the last batch of each epoch is smaller."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(50, 3))
-    path = tmp_path_factory.mktemp("data") / "data.npz"
-    np.savez(path, x=x, y=np.digitize(x[:, 0], [-0.5, 0.5]))
-    return path
+    return three_classes(tmp_path_factory.mktemp("data"), 50)
 
 
 @pytest.fixture(scope="module")
