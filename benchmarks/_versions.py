@@ -25,6 +25,8 @@ def load(root: Path) -> ModuleType:
         for module in pkgutil.walk_packages(package.__path__, "bnjax."):
             if not module.name.startswith(_APPLICATION):
                 importlib.import_module(module.name)
+        for name in package.__all__:  # what is imported when first asked for
+            getattr(package, name)
     finally:
         sys.path.remove(str(root))
         for name in [name for name in sys.modules if name.split(".")[0] == "bnjax"]:

@@ -3,17 +3,19 @@
 Run: python benchmarks/programs.py --against REVISION [--only TEXT ...] [--show NAME] [--rounds N]
 
 Compiles a list of programs with both versions of bnjax in one process and compares the optimized
-HLO, with instructions renamed in order of appearance and without metadata. Programs that differ are
+HLO, without names, metadata and the order of independent instructions. Programs that differ are
 timed, interleaved, as new over old. Eight CPU devices are simulated for the sharded ones.
 """
 
 import argparse
 import difflib
+import hashlib
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import accumulate
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -185,32 +187,99 @@ def compiled(program: Program) -> Any:
     return jax.jit(lambda *args: program.function(*args)).lower(*program.args).compile()
 
 
-def plain(text: str) -> list[str]:
-    """Rename what HLO names in order of appearance, and leave out where it comes from."""
-    # a module's tables of files and stack frames, and what refers to them
+def plain(text: str) -> str:
+    """Leave out of HLO where it comes from."""
     text = re.sub(r"(?ms)^(FileNames|FunctionNames|FileLocations|StackFrames)\n.*?\n\n", "", text)
-    text = re.sub(r", metadata=\{[^{}]*\}", "", text)
-    text = re.sub(r"^HloModule [^,]*", "HloModule", text)
+    return re.sub(r", metadata=\{[^{}]*\}", "", text)
+
+
+def renamed(text: str) -> list[str]:
+    """Rename what plain HLO names in order of appearance."""
     names: dict[str, str] = {}
-
-    def rename(match: re.Match[str]) -> str:
-        return names.setdefault(match.group(), f"%{len(names)}")
-
-    text = re.sub(r"%[\w.\-]+", rename, text)
-    # computations' parameters are named without %
-    text = re.sub(r"\b[\w.\-]+: (?=[a-z]+\d*\[)", "", text)
+    text = re.sub(r"%[\w.\-]+", lambda m: names.setdefault(m.group(), f"%{len(names)}"), text)
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def faster(old: Any, new: Any, args: tuple[Any, ...], rounds: int) -> float:
+def digest(text: str) -> str:
+    """Reduce plain HLO to a digest of what each instruction computes from the arguments.
+
+    Names, the order of independent instructions and the order in which operands of fusions and
+    branches are listed change nothing; an instruction more or less, or another fusion, does.
+    """
+    bodies: dict[str, list[tuple[str, str, str]]] = {}
+    computation = ""
+    for line in text.splitlines():
+        if defined := re.match(r"(ROOT )?(%[\w.\-]+) = (.*)", line.strip()):
+            bodies[computation].append((defined[2], defined[3], defined[1] or ""))
+        elif opened := re.match(r"(?:ENTRY )?(%[\w.\-]+) ", line.strip()):
+            computation = opened[1]
+            bodies[computation] = []
+    executed: list[str] = []
+
+    def value(computation: str, args: list[Any], *, fused: bool) -> Any:
+        values: dict[str, Any] = {}
+        for name, rest, root in bodies[computation]:
+            values[name] = one = instruction(rest, values, args, fused=fused)
+            if not fused and isinstance(one, str):
+                executed.append(one)
+            if root:
+                result = one
+        return result
+
+    def instruction(rest: str, values: dict[str, Any], args: list[Any], *, fused: bool) -> Any:
+        kind, op, operands, attributes = parts(rest)
+        if op == "parameter":
+            return args[int(operands)]
+        inputs = [values[name] for name in re.findall(r"%[\w.\-]+", operands)]
+        if op == "tuple":
+            return inputs
+        if op == "get-tuple-element" and isinstance(inputs[0], list):
+            return inputs[0][int(re.search(r"index=(\d+)", attributes)[1])]
+        called = re.findall(r"%[\w.\-]+", attributes)
+        attributes = re.sub(r"\w+=(%[\w.\-]+|\{%[^}]*\})", "", attributes)
+        if op == "call":
+            return value(called[0], inputs, fused=fused)
+        if op == "fusion":
+            inner: Any = value(called[0], inputs, fused=True)
+        elif op == "conditional":
+            inner = [value(c, [a], fused=fused) for c, a in zip(called, inputs[1:], strict=True)]
+            if all(isinstance(one, list) for one in inner):
+                return [hashed(op, inputs[0], each) for each in zip(*inner, strict=True)]
+        else:
+            symbols = [f"symbol {i}" for i in range(16)]
+            inner = [value(c, symbols, fused=True) for c in called if c in bodies]
+        if op == "fusion" and isinstance(inner, list):
+            return [hashed(op, attributes, one) for one in inner]
+        own = "" if op == "fusion" else (inputs if inputs else operands)
+        return hashed(kind, op, attributes, inner, own)
+
+    entry = re.search(r"(?m)^ENTRY (%[\w.\-]+) ", text)[1]
+    count = len(bodies[entry])
+    root = value(entry, [f"argument {i}" for i in range(count)], fused=False)
+    return hashed(root, sorted(executed))
+
+
+def parts(rest: str) -> tuple[str, str, str, str]:
+    """Split the right-hand side of an instruction: type, operation, operands, attributes."""
+    kind, rest = re.match(r"(\(.*?\)(?= [\w\-]+\()|\S+) (.*)", rest).groups()
+    op, rest = re.match(r"([\w\-]+)\((.*)", rest).groups()
+    depth = accumulate((letter == "(") - (letter == ")") for letter in "(" + rest)
+    end = next(at for at, open_ in enumerate(depth) if not open_) - 1
+    return kind, op, rest[:end], rest[end + 1 :]
+
+
+def hashed(*things: Any) -> str:
+    return hashlib.sha256(repr(things).encode()).hexdigest()
+
+
+def faster(old: Callable[[], Any], new: Callable[[], Any], rounds: int) -> float:
     """Time both in turn; the best new over the best old."""
-    args = jax.device_put(args)
     best = dict.fromkeys((old, new), float("inf"))
     repeat = 1
     while True:  # at least a millisecond a reading
         started = time.perf_counter()
         for _ in range(repeat):
-            jax.block_until_ready(old(*args))
+            jax.block_until_ready(old())
         if time.perf_counter() - started > 1e-3:
             break
         repeat *= 2
@@ -218,7 +287,7 @@ def faster(old: Any, new: Any, args: tuple[Any, ...], rounds: int) -> float:
         for one in (old, new) if turn % 2 else (new, old):
             started = time.perf_counter()
             for _ in range(repeat):
-                jax.block_until_ready(one(*args))
+                jax.block_until_ready(one())
             best[one] = min(best[one], time.perf_counter() - started)
     return best[new] / best[old]
 
@@ -239,18 +308,22 @@ def main() -> None:
             if name not in old:
                 print(f"{name}: new")
                 continue
-            pair = [compiled(one) for one in (old[name], program)]
-            texts = [plain(one.as_text()) for one in pair]
-            if texts[0] == texts[1]:
+            pair = [(compiled(one), one.args) for one in (old[name], program)]
+            texts = [plain(one.as_text()) for one, _ in pair]
+            if digest(texts[0]) == digest(texts[1]):
                 same += 1
                 continue
-            lines = list(difflib.unified_diff(*texts, lineterm="", n=1))
+            lines = list(difflib.unified_diff(*map(renamed, texts), lineterm="", n=1))
             if options.show:
                 print("\n".join(lines))
             changed = sum(line[0] in "+-" and line[:3] not in ("+++", "---") for line in lines)
-            ratio = faster(*pair, program.args, options.rounds)
-            different.append((name, changed, ratio))
-            print(f"{name}: {changed} of {len(texts[1])} lines differ, new / old {ratio:.3f}")
+            ratio = faster(
+                *(partial(one, *jax.device_put(args)) for one, args in pair), options.rounds
+            )
+            different.append(name)
+            print(
+                f"{name}: {changed} of {len(renamed(texts[1]))} lines differ, new / old {ratio:.3f}"
+            )
         print(f"{same} programs are the same but for names, {len(different)} differ")
 
 

@@ -1,27 +1,36 @@
-"""Batch normalization for JAX: exact, explicit, and every equation executable."""
+"""Batch normalization for JAX: exact, explicit, and every equation executable.
 
-from bnjax import (
-    activations,
-    audit,
-    backprop,
-    conversion,
-    costs,
-    folding,
-    geometry,
-    identities,
-    jacobian,
-    kernel,
-    moments,
-    network,
-    norm,
-    population,
-    training,
-)
-from bnjax.activations import Activation
-from bnjax.folding import fold, fold_affine
+`import bnjax` brings `batch_norm`, `normalize` and `Moments`; every other room is imported when it
+is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from bnjax.moments import Moments
-from bnjax.network import Dense, Network, NormDense, apply, bn_apply, cost, init
 from bnjax.norm import batch_norm, normalize
+
+if TYPE_CHECKING:
+    from bnjax import (
+        activations,
+        audit,
+        backprop,
+        conversion,
+        costs,
+        folding,
+        geometry,
+        identities,
+        jacobian,
+        kernel,
+        moments,
+        network,
+        norm,
+        population,
+        training,
+    )
+    from bnjax.activations import Activation
+    from bnjax.folding import fold, fold_affine
+    from bnjax.network import Dense, Network, NormDense, apply, bn_apply, cost, init
 
 __version__ = "0.1.0"
 
@@ -55,3 +64,25 @@ __all__ = [
     "population",
     "training",
 ]
+
+_ROOM_OF = {
+    "Activation": "activations",
+    "fold": "folding",
+    "fold_affine": "folding",
+    **dict.fromkeys(
+        ("Dense", "Network", "NormDense", "apply", "bn_apply", "cost", "init"), "network"
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    room = import_module(f"{__name__}.{_ROOM_OF.get(name, name)}")
+    found = getattr(room, name) if name in _ROOM_OF else room
+    globals()[name] = found  # asked for once
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

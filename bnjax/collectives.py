@@ -1,10 +1,11 @@
-"""Sums across devices: one gather forward, one psum backward, and who varies over what.
+"""Sums across devices: one all_gather forward, one psum backward, and what varies over which axis.
 
 Under `shard_map` with types checked (check_vma), a value that is equal on all devices of a mesh
 axis is typed so, and its cotangent is the whole sum over them; unchecked, each device holds its
 own part. `resolve` settles at the boundary what the rules need to know of this.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -14,6 +15,7 @@ from jax import Array, lax
 Names = str | tuple[str, ...] | None
 Groups = tuple[tuple[int, ...], ...]
 Tree = TypeVar("Tree")
+Vectors = TypeVar("Vectors", bound=tuple[Array, ...])  # (channels,) each
 
 
 class Axes(NamedTuple):
@@ -33,13 +35,13 @@ class Axes(NamedTuple):
 
 
 def varying(*arrays: Array | None) -> frozenset[str]:
-    """Tell the mesh axes that arrays vary over, by type; none where types are not checked."""
+    """Return the mesh axes that arrays vary over, by type; none where types are not checked."""
     types = (jax.typeof(a) for a in arrays if a is not None)
     return frozenset().union(*(t.manual_axis_type.varying for t in types))
 
 
 def to_varying(a: Array, axes: frozenset[str]) -> Array:
-    """Let `a` vary over `axes` too. The transpose is one psum over those that were missing."""
+    """Cast `a` to vary over `axes` too; the transpose is one psum over those that were missing."""
     missing = tuple(sorted(axes - varying(a)))
     return lax.pcast(a, missing, to="varying") if missing else a
 
@@ -53,7 +55,7 @@ def resolve(
     axis_name: Names,
     groups: Groups | None,
 ) -> tuple[Array, Array | None, Array | None, Axes]:
-    """Settle what `axis_name` means here.
+    """Resolve what `axis_name` means under the transforms around the call.
 
     Returns:
         x, gamma and beta with types that go together, and the axes to sum over.
@@ -86,18 +88,68 @@ def resolve(
     return x, gamma, beta, Axes(summed, None, copies, True)
 
 
-def psum(a: Array, axes: Axes) -> Array:
-    """Sum over the axes; the identity where there are none."""
-    return lax.psum(a, axes.names, axis_index_groups=axes.groups) if axes.names else a
+def sum_pulled_back(
+    sums: tuple[Vectors, Array],
+    coefficients: Callable[[Vectors], Vectors],
+    moments_bar: Vectors,
+    channel_params: tuple[Array | None, ...],
+    axes: Axes,
+) -> tuple[tuple[Vectors, Array], Vectors]:
+    """Add up what a pull-back sums on each device, by at most one psum.
+
+    Every device's x̄ needs the coefficients of the whole batch. What travels depends on who holds
+    what:
+
+    - Types are checked, and γ and β are equal on all devices: so must their cotangents be, whole
+      sums. The sums travel, and every device computes the same coefficients from them.
+    - Types are checked, and γ or β differs between devices: γ̄ and β̄ are those of this device's
+      samples. The coefficients travel, each computed with its device's own γ.
+    - Types are not checked: every device has a part of each cotangent, of the moments' too. The
+      coefficients travel with those parts added, and γ̄ and β̄ stay parts.
+
+    So does JAX's own derivative of a psum in each case.
+
+    Args:
+        sums: This device's inner products of ȳ with 1 and x − μ, and β̄; (channels,) each.
+        coefficients: The linear map from the inner products to what K takes out.
+        moments_bar: μ̄ and 2 σ̄², which lie along 1 and x − μ too.
+        channel_params: γ and β.
+        axes: Where sums go.
+
+    Returns:
+        The sums, from which γ̄ and β̄ are read, and the coefficients with the moments' share.
+    """
+    if not axes.checked:
+        parts = _add(coefficients(sums[0]), moments_bar)
+        return sums, _psum_vectors(parts, axes)
+    if not varying(*channel_params) & set(axes.names):
+        sums = _psum_vectors(sums, axes)
+        return sums, _add(coefficients(sums[0]), moments_bar)
+    return sums, _add(_psum_vectors(coefficients(sums[0]), axes), moments_bar)
 
 
-def psum_together(vectors: tuple[Array, ...], axes: Axes) -> tuple[Array, ...]:
-    """Sum vectors of one shape over the axes, in one psum; stacked only where they travel."""
-    return tuple(psum(jnp.stack(vectors), axes)) if axes.names else vectors
+def sum_pushed_forward(
+    inner: tuple[Array, Array], channel_dots: Sequence[Array], x: Array, axes: Axes
+) -> tuple[Array, Array]:
+    """Add up what a push-forward sums on each device, by one psum whose transpose is one, too.
+
+    Args:
+        inner: This device's inner products of w ẋ with 1 and x − μ; (channels,) each.
+        channel_dots: γ̇ and β̇.
+        x: The batch, whose type tells over which axes ẏ varies.
+        axes: Where sums go.
+
+    Returns:
+        The two sums with the type of the moments, (2, channels); and the two sums, γ̇ and β̇ with
+        the type of x, (4, channels). The four are cast together: the transpose of a cast is a psum.
+    """
+    sums = _psum(jnp.stack(inner), axes)
+    both = jnp.concatenate([sums, jnp.stack(tuple(channel_dots))])
+    return sums, to_varying(both, varying(x))
 
 
 def gather(a: Array, axes: Axes) -> Array:
-    """Collect what each device holds, along a new leading axis: one all_gather over the mesh."""
+    """Stack what each device holds along a new leading axis: one all_gather over the mesh."""
     vmapped = _vmapped(axes.names)
     mesh = tuple(name for name in axes.names if name not in vmapped)
     # "invarying", else the moments cannot leave shard_map through P(); unchecked, that has a
@@ -111,15 +163,31 @@ def gather(a: Array, axes: Axes) -> Array:
 
 
 def one_per_device(tree: Tree, axes: Axes) -> Tree:
-    """Return the tree, but mapped over vmapped axes.
+    """Return the tree, mapped over vmapped axes.
 
-    What is common to all of a vmap gets one whole cotangent there, which psum would multiply.
+    What is the same for all of a vmap would get one whole cotangent, which psum would multiply.
     """
     names = _vmapped(axes.names)
     if not names:
         return tree
     mine = lax.axis_index(names) >= 0
     return jax.tree.map(lambda a: jnp.where(mine, a, a), tree)
+
+
+def _psum(a: Array, axes: Axes) -> Array:
+    return lax.psum(a, axes.names, axis_index_groups=axes.groups) if axes.names else a
+
+
+def _psum_vectors(vectors: Tree, axes: Axes) -> Tree:
+    """Sum a tree of vectors of one shape over the axes, stacked where they travel."""
+    if not axes.names:
+        return vectors
+    leaves, tree = jax.tree.flatten(vectors)
+    return jax.tree.unflatten(tree, _psum(jnp.stack(leaves), axes))
+
+
+def _add(a: Tree, b: Tree) -> Tree:
+    return jax.tree.map(jnp.add, a, b)
 
 
 def _vmapped(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bnjax._errors import unknown_name
+from bnjax._checks import unknown_name
 
 
 class Cost(NamedTuple):

@@ -19,10 +19,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bnjax import network, population
-from bnjax.moments import accumulator_dtype
+from bnjax import _checks, network, population
+from bnjax.layout import accumulator_dtype
 from bnjax.network import Dense, Network, Params, State
-from bnjax.norm import check_eps, floating
 
 
 def fold(net: Network, params: Params, state: State) -> tuple[Network, tuple[Dense, ...]]:
@@ -58,7 +57,7 @@ def fold(net: Network, params: Params, state: State) -> tuple[Network, tuple[Den
             "network has nothing to fold: `apply` runs it as it is."
         )
     network.check_params("fold", net, params, state)
-    state = network.read(state)
+    state = network.inference_statistics(net, state)
     population.check_seen("fold", state)
     seen = iter(state)
     folded = []
@@ -110,7 +109,7 @@ def fold_affine(
         >>> print(W, b)
         [[0.5 0.5]] [-0.5 -0.5]
     """
-    check_eps("fold_affine", eps)
+    _checks.finite_eps("fold_affine", eps)
     W = _floating("W", W)
     if not isinstance(axis, int) or not -W.ndim <= axis < W.ndim:
         raise ValueError(
@@ -136,7 +135,7 @@ def fold_affine(
 
 def _floating(name: str, value: ArrayLike) -> Array | np.ndarray:
     """Refuse all but floating arrays; NumPy's stay so, else float64 would be cut without x64."""
-    checked = floating("fold_affine", name, value)
+    checked = _checks.floating("fold_affine", name, value)
     return value if isinstance(value, np.ndarray) else checked
 
 
@@ -147,7 +146,7 @@ def _fold(
     arrays = W, b, gamma, beta, means, var
     first = next(a for a in (b, beta, W) if a is not None)
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(arrays)]
-    here = population.known(arrays)
+    here = _checks.known(arrays)
     xp: Any = np if here else jnp
     wide = np.float64 if here else accumulator_dtype(jnp.result_type(*dtypes))
     W_wide, b, gamma, beta, means, var = jax.tree.map(lambda a: xp.asarray(a, wide), arrays)

@@ -2,13 +2,19 @@
 
 (D.2)   ∂y_si/∂x_s'i = γ_i r_i [δ_ss' − 1/B − x̂_si x̂_s'i / B]
 (D.4)   K(t) = γ r [t − ⟨t⟩ − x̂ ⟨t x̂⟩]
-(D.7)   moments with cotangents μ̄, σ̄² add (w/n) [μ̄ + 2 σ̄² (x − μ)]
-(D.17)  K(t; a, b) = γ r [t − a ⟨b t⟩ − a x̂ ⟨b t x̂⟩],  ⟨t⟩ = Σ_s t_s / n
+(D.17)  ⟨t⟩ = Σ_s w_s t_s / n,  n = Σ_s w_s
 
-With (a, b) = (1, w) it pushes a tangent forward, with (w, 1) it pulls a cotangent back; for equal
-weights the two are the same symmetric operator. It comes in three steps, between which sums can
-travel between devices: `overlaps` of t with the two directions that normalization removes, the
-`amounts` to remove per channel, and `project`.
+K takes two directions out of t, the constant one and x̂. In terms of x − μ = x̂ / r, which is never
+rounded to x̂ first, and with sums for means:
+
+    K(t) = γ r t − γ r (1/n) Σ w t − γ r³ (x − μ) (1/n) Σ w t (x − μ)
+         = γ r t + (1/n) [c₁ + c₂ (x − μ)]
+    c₁ = −γ r Σ w t,  c₂ = −γ r³ Σ w t (x − μ)
+
+These are the three steps below: `inner_products`, `coefficients`, `apply_kernel`; between the first
+two, sums travel between devices. A tangent is pushed forward by K. A cotangent is pulled back by
+its transpose, w K(·/w): the same steps with the weights in the other place, Σ t for Σ w t, and
+w [c₁ + c₂ (x − μ)] for c₁ + c₂ (x − μ). With equal weights the two are one symmetric operator.
 
 Source: S0/S1 eq. 3; the weights are ours.
 """
@@ -18,91 +24,106 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from bnjax import _xla, moments
 from bnjax import layout as layouts
-from bnjax.layout import Layout, fresh
-from bnjax.moments import Centre, centred
+from bnjax._xla import Reader
+from bnjax.layout import Layout
+from bnjax.moments import SplitMoments
 
 
-class Along(NamedTuple):
-    """Per channel, something for each direction that K removes: 1, and x − μ."""
+class Projections(NamedTuple):
+    """One number per channel for each direction that K takes out: 1, and x − μ; (channels,)."""
 
     ones: Array
     deviations: Array
 
 
 def inverse_std(var: Array, eps: float) -> Array:
-    """Form r = (σ² + ε)^(−1/2), and 0 where σ² + ε = 0: there y is β and nothing moves it."""
+    """Return r = (σ² + ε)^(−1/2), and 0 where σ² + ε = 0: there y is β and nothing moves it."""
     total = var + eps
     return 1 / jnp.sqrt(jnp.where(total == 0, jnp.inf, total))
 
 
-def overlaps(t: Array, x: Array, centre: Centre, layout: Layout) -> Along:
-    """Sum b t, and b t (x − μ), over this device's samples.
+def scale(gamma: Array | None, inv_std: Array) -> Array:
+    """Return γ r."""
+    return inv_std if gamma is None else gamma * inv_std
+
+
+def inner_products(t: Array, x: Array, split: SplitMoments, layout: Layout) -> Projections:
+    """Return Σ t and Σ t (x − μ) over this device's samples.
 
     Args:
-        t: b t: a tangent or cotangent of x, in the sums' dtype and in `layout`.
+        t: A cotangent of y, or w times a tangent of x; in the sums' dtype and in `layout`.
         x: What is normalized, in `layout`.
-        centre: Its centre.
+        split: Its moments.
         layout: Where the samples are.
     """
     ones = layout.sum(t)
     # t apart from x: a tangent is linear, and a barrier around both would not be
-    t, (x, shift) = fresh(t), fresh((x, centre.shift), reader=4)  # to 3: the forward's
-    # Σ t (x − shift) − remainder Σ t: one subtraction per number less than t (x − μ)
+    t = _xla.reread(t, Reader.INNER_PRODUCTS)
+    x, (shift, remainder, _, _) = moments.reread(x, split, Reader.INNER_PRODUCTS)
+    # Σ t (x − s) − ρ Σ t: one subtraction per number less than Σ t (x − μ)
     deviations = layout.sum(t * (x.astype(shift.dtype) - layout.row(shift)))
-    return Along(ones, deviations - centre.remainder * ones)
+    return Projections(ones, deviations - remainder * ones)
 
 
-def amounts(along: Along, scale: Array, inv_std: Array) -> Along:
-    """Tell how much of each direction K removes, n-fold: −γ r Σ b t and −γ r³ Σ b t (x − μ)."""
-    return Along(-scale * along.ones, -scale * inv_std**2 * along.deviations)
+def coefficients(inner: Projections, scale: Array, inv_std: Array) -> Projections:
+    """Return c₁ = −γ r Σ w t and c₂ = −γ r³ Σ w t (x − μ)."""
+    return Projections(-scale * inner.ones, -scale * inv_std**2 * inner.deviations)
 
 
-def project(
+def apply_kernel(
     t: Array,
     x: Array,
-    centre: Centre,
+    split: SplitMoments,
     scale: Array,
-    removed: Along,
+    c: Projections,
     layout: Layout,
     weights: Array | None = None,
 ) -> Array:
-    """Apply K, given what it removes: γ r t + (a/n) [removed.ones + removed.deviations (x − μ)].
+    """Return γ r t + (1/n) [c₁ + c₂ (x − μ)], the bracket times w where weights are given.
 
     Args:
-        t: A tangent or cotangent of x, in the sums' dtype and in `layout`.
+        t: A tangent of x or a cotangent of y, in the sums' dtype and in `layout`.
         x: What is normalized, in `layout`.
-        centre: Its centre, with the count n.
+        split: Its moments, with the count n.
         scale: γ r.
-        removed: `amounts`; with (μ̄, 2 σ̄²) added where the moments have cotangents (D.7).
+        c: `coefficients`, and what else lies along 1 and x − μ.
         layout: Where the samples are.
-        weights: The factor a: w where cotangents are pulled back, None (one) otherwise.
+        weights: w, where cotangents are pulled back with weights; else None.
 
     Returns:
         Of x's shape, in the sums' dtype and in `layout`.
     """
-    # not a constant to XLA:CPU, which would compute a product with one anew for every number
-    n = fresh(jnp.where(centre.count > 0, centre.count, 1))
-    t, (x, shift) = fresh(t, reader=2), fresh((x, centre.shift), reader=5)
-    deviation = centred(x, centre._replace(shift=shift), layout)
-    back = layout.row(removed.ones / n) + layout.row(removed.deviations / n) * deviation
-    return layout.row(scale) * t + (back if weights is None else weights * back)
+    n = _xla.opaque(jnp.where(split.count > 0, split.count, 1))
+    t = _xla.reread(t, Reader.KERNEL)
+    x, split = moments.reread(x, split, Reader.KERNEL)
+    deviation = moments.subtract_mean(x, split, layout)
+    along = layout.row(c.ones / n) + layout.row(c.deviations / n) * deviation
+    return layout.row(scale) * t + (along if weights is None else weights * along)
 
 
-def K(t: Array, x: Array, centre: Centre, scale: Array, inv_std: Array) -> Array:
+def K(t: Array, x: Array, split: SplitMoments, scale: Array, inv_std: Array) -> Array:
     """Apply K of an unweighted batch to t: all three steps, for (B, n) arrays (D.4).
 
     Args:
         t: Tangent or cotangent, (B, n).
         x: What is normalized, (B, n).
-        centre: Its centre.
+        split: Its moments.
         scale: γ r, (n,).
         inv_std: r, (n,).
 
     Returns:
         K(t), (B, n).
+
+    Example:
+        >>> x, t = jnp.array([[-1.0], [1.0]]), jnp.array([[0.0], [4.0]])
+        >>> split = moments.split_moments(x, layouts.of(x, (1,)))
+        >>> r = inverse_std(split.var, eps=3.0)
+        >>> print(K(t, x, split, scale=r, inv_std=r)[:, 0])
+        [-0.75  0.75]
     """
     layout = layouts.of(x, (1,))
     t, x = layout.view(t), layout.view(x)
-    removed = amounts(overlaps(t, x, centre, layout), scale, inv_std)
-    return project(t, x, centre, scale, removed, layout).reshape(-1, layout.channels)
+    c = coefficients(inner_products(t, x, split, layout), scale, inv_std)
+    return apply_kernel(t, x, split, scale, c, layout).reshape(-1, layout.channels)

@@ -1,8 +1,7 @@
-"""Batch normalization of one (B, n) matrix with its inside open: for jacobian and backprop.
+"""One normalized (B, n) matrix with its intermediates, for `jacobian`, `backprop` and `geometry`.
 
 (BN.2)  x̂ = (x − μ) r
-(D.4)   K(t) = γ r [t − ⟨t⟩ − x̂ ⟨t x̂⟩]
-(D.17)  x̂ = 0 where the weight is zero
+(D.17)  x̂ = 0 where w = 0
 
 Source: S0/S1 §2.
 """
@@ -11,66 +10,95 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
-from bnjax import kernel, layout, moments, norm, rules
-from bnjax.moments import Moments, accumulator_dtype
-from bnjax.rules import Saved, Setting
+from bnjax import _checks, kernel, layout, moments
+from bnjax.layout import accumulator_dtype
+from bnjax.moments import Moments
+from bnjax.rules import RuleConfig, vjp
+from bnjax.rules.forward import forward
+from bnjax.rules.vjp import Residuals
 
 
-class Found(NamedTuple):
-    """What a forward pass found: x̂ (B, n), r (n,) and the moments, (n,) each."""
+class Intermediates(NamedTuple):
+    """What a forward pass computes on its way: x̂ (B, n), r (n,) and the moments, (n,) each."""
 
     x_hat: Array
     inv_std: Array
     moments: Moments
 
 
-def forward(
-    x: Array, gamma: Array | None, beta: Array | None, weights: Array | None, *, eps: float
-) -> tuple[Array, Saved]:
-    """Normalize x (B, n) with w (B, 1) or None: y, and what the way back reads."""
+def normalize_batch(function: str, x: ArrayLike, gamma: ArrayLike | None, eps: float) -> Residuals:
+    """Check a batch (B, n), γ and ε for a public function, and normalize."""
+    x = _checks.matrix(function, "x", x)
+    _checks.finite_eps(function, eps)
+    if gamma is not None:
+        gamma = _checks.per_channel(function, "gamma", gamma, x, (1,))
+    return normalize_matrix(function, x, gamma, None, None, eps=eps)[1]
+
+
+def normalize_matrix(
+    function: str,
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    weights: Array | None,
+    *,
+    eps: float,
+) -> tuple[Array, Residuals]:
+    """Normalize x (B, n) with w (B, 1) or None: y, and the residuals of the pull-back."""
     if weights is None:
-        norm.check_batch("forward", x, (1,))
+        _checks.several_samples(function, x, (1,))
     dtype = accumulator_dtype(x.dtype)
     gamma, beta, weights = (v if v is None else v.astype(dtype) for v in (gamma, beta, weights))
-    (y, _), found = rules.forward(_setting(x, eps), x, gamma, beta, weights)
-    return y, Saved(x, gamma, beta, weights, *found)
+    (y, _), found = forward(_config(x, eps), x, gamma, beta, weights)
+    return y, Residuals(x, gamma, beta, weights, *found)
 
 
-def pull_back(saved: Saved, y_bar: Array) -> tuple[Array, Array | None, Array | None]:
-    """Pull ȳ back to (x̄, γ̄, β̄): D.4, D.5."""
-    none = jnp.zeros_like(saved.inv_std)
+def like_batch(function: str, name: str, t: ArrayLike, residuals: Residuals) -> Array:
+    """Check a tangent or cotangent of the batch for a public function; cast to the sums' dtype."""
+    t = _checks.matrix(function, name, t)
+    if t.shape != residuals.x.shape:
+        raise ValueError(
+            f"{function}: `{name}` must have the shape of `x`, {residuals.x.shape}; got {t.shape}."
+        )
+    return t.astype(residuals.inv_std.dtype)
+
+
+def pull_back(residuals: Residuals, y_bar: Array) -> tuple[Array, Array | None, Array | None]:
+    """Pull ȳ back to (x̄, γ̄, β̄) by the rule (D.5, D.17)."""
+    none = jnp.zeros_like(residuals.inv_std)
     # ε is in r already
-    bars = rules.pull_back(_setting(saved.x, 0.0), saved, (y_bar, Moments(none, none, none)))
-    return bars[:3]
+    bars = y_bar, Moments(none, none, none)
+    return vjp.pull_back(_config(residuals.x, 0.0), residuals, bars)[:3]
 
 
-def K(saved: Saved, t: Array) -> Array:
-    """Apply the kernel of an unweighted batch to t, (B, n) (D.4)."""
-    return kernel.K(t, saved.x, saved.centre, scale(saved)[0], saved.inv_std)
+def kernel_times(residuals: Residuals, t: Array) -> Array:
+    """Return K(t) of an unweighted batch, (B, n) (D.4)."""
+    _, gamma, _, _, split, inv_std = residuals
+    return kernel.K(t, residuals.x, split, kernel.scale(gamma, inv_std), inv_std)
 
 
-def deviation(saved: Saved) -> Array:
-    """Form x − μ, (B, n), 0 under a zero weight."""
-    how = layout.of(saved.x, (1,))
-    x, w = saved.x, saved.weights
+def deviation(residuals: Residuals) -> Array:
+    """Return x − μ, (B, n), 0 where w = 0."""
+    view = layout.of(residuals.x, (1,))
+    x, w = residuals.x, residuals.weights
     x = x if w is None else jnp.where(w > 0, x, 0)
-    d = moments.centred(how.view(x), saved.centre, how).reshape(x.shape)
+    d = moments.subtract_mean(view.view(x), residuals.split, view).reshape(x.shape)
     return d if w is None else jnp.where(w > 0, d, 0)
 
 
-def scale(saved: Saved) -> Array:
-    """Form γ r, (1, n)."""
-    r = saved.inv_std[None]
-    return r if saved.gamma is None else saved.gamma[None] * r
+def scale_row(residuals: Residuals) -> Array:
+    """Return γ r, (1, n)."""
+    return kernel.scale(residuals.gamma, residuals.inv_std)[None]
 
 
-def found(saved: Saved) -> Found:
-    """Hand out x̂, r and the moments."""
-    shift, remainder, var, count = saved.centre
-    x_hat = deviation(saved) * saved.inv_std[None]
-    return Found(x_hat, saved.inv_std, Moments(shift + remainder, var, count))
+def intermediates(residuals: Residuals) -> Intermediates:
+    """Return x̂, r and the moments."""
+    shift, remainder, var, count = residuals.split
+    x_hat = deviation(residuals) * residuals.inv_std[None]
+    return Intermediates(x_hat, residuals.inv_std, Moments(shift + remainder, var, count))
 
 
-def _setting(x: Array, eps: float) -> Setting:
-    return Setting(layout.of(x, (1,)), float(eps))
+def _config(x: Array, eps: float) -> RuleConfig:
+    return RuleConfig(layout.of(x, (1,)), float(eps))

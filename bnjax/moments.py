@@ -3,9 +3,15 @@
 (BN.2)  μ = ⟨x⟩,  σ² = ⟨(x − μ)²⟩
 (D.17)  ⟨t⟩ = Σ_s w_s t_s / n,  n = Σ_s w_s
 
-The mean is kept as shift + remainder until x − μ has been formed: one float cannot hold μ to
-better than |μ| · 6e-8, which is a large part of σ once |μ| >> σ. Sums go around a shift near the
-mean: E[x²] − E[x]² loses every digit, and so does a pass around one far sample.
+Both sums are formed around a shift s near the mean, in one pass each:
+
+    d = x − s,  ρ = ⟨d⟩
+==> μ = s + ρ,  σ² = ⟨(d − ρ)²⟩ = ⟨d²⟩ − ρ²
+
+E[x²] − E[x]², which is this with s = 0, loses every digit once |μ| ≫ σ; around any s it errs by
+about 1 + (ρ/σ)² roundings. So no single row is trusted as the shift: it may lie √n σ away. And the
+mean stays in two floats, s and ρ, until x − μ has been formed: one float cannot hold μ to better
+than |μ| 6e-8, which is a large part of σ once |μ| ≫ σ.
 
 Source: S0–S4; the weights are ours.
 """
@@ -16,16 +22,14 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from bnjax import collectives
+from bnjax import _xla, collectives
+from bnjax._xla import Reader
 from bnjax.collectives import Axes
-from bnjax.layout import Layout, fresh
-
-# numbers in a batch from which a branch is cheaper than one more sum over all of them
-_BRANCH = 1 << 17
+from bnjax.layout import Layout, accumulator_dtype
 
 
 class Moments(NamedTuple):
-    """What a batch says about each channel.
+    """The moments of a batch, per channel.
 
     Attributes:
         mean: μ, in float32, or float64 for float64 input; the shape of x's feature axes.
@@ -38,8 +42,8 @@ class Moments(NamedTuple):
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-class Centre(NamedTuple):
-    """Where a batch sits, per channel: μ = shift + remainder, with σ² and n."""
+class SplitMoments(NamedTuple):
+    """The same with the mean in two floats, μ = shift + remainder; (channels,) each."""
 
     shift: Array
     remainder: Array
@@ -47,18 +51,8 @@ class Centre(NamedTuple):
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-def accumulator_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """Tell the dtype in which sums over `dtype` are formed: at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
-def centred(x: Array, centre: Centre, layout: Layout) -> Array:
-    """Form x − μ of a view of x, without rounding μ to one float first."""
-    return _from_shift(x, centre.shift, layout) - layout.row(centre.remainder)
-
-
-def measure(x: Array, layout: Layout, weights: Array | None = None) -> Centre:
-    """Find the centre of a batch (BN.2, D.17).
+def split_moments(x: Array, layout: Layout, weights: Array | None = None) -> SplitMoments:
+    """Compute the moments of this device's samples (BN.2, D.17).
 
     Args:
         x: The batch, in `layout`; finite where the weight is zero.
@@ -66,100 +60,119 @@ def measure(x: Array, layout: Layout, weights: Array | None = None) -> Centre:
         weights: None, or w ≥ 0 in the accumulator's dtype, in `layout` too.
 
     Returns:
-        The centre. A channel without weight has mean 0, variance 0 and count 0.
+        The moments. A channel without weight has mean 0, variance 0 and count 0.
+
+    Example:
+        >>> from bnjax import layout
+        >>> x = jnp.array([[1e8], [1e8 + 8]], jnp.float32)
+        >>> moments = split_moments(x, layout.of(x, (1,)))
+        >>> print(moments.shift, moments.remainder, moments.var)
+        [1.e+08] [4.] [16.]
     """
     dtype = accumulator_dtype(x.dtype)
     if layout.n == 0:
         zero = jnp.zeros(layout.channels, dtype)
-        return Centre(zero, zero, zero, zero)
+        return SplitMoments(zero, zero, zero, zero)
     if weights is not None:
-        return _measure_weighted(x, layout, weights)
-    shift, remainder, var = lax.platform_dependent(
+        return _weighted(x, layout, weights)
+    shift, remainder, var = _xla.by_platform(
         x,
-        cpu=partial(_measure_guarded, layout=layout),
-        default=partial(_measure_twice, layout=layout),
+        cpu=partial(_around_a_sample, layout=layout),
+        elsewhere=partial(_around_the_mean, layout=layout),
     )
-    return Centre(shift, remainder, var, jnp.full(layout.channels, layout.n, dtype))
+    return SplitMoments(shift, remainder, var, jnp.full(layout.channels, layout.n, dtype))
 
 
-def _measure_guarded(x: Array, layout: Layout) -> tuple[Array, Array, Array]:
-    """Go around a sample, and once more only if it turns out to lie far from some mean.
-
-    One pass errs by 1 + (remainder/σ)² roundings.
-    """
-    if x.size < _BRANCH:
-        return _measure_twice(x, layout)
-    spread = [layout.sample(x, (2 * i + 1) * layout.n // 10) for i in range(5)]
-    x, shift = fresh((x, lax.stop_gradient(_median(spread).astype(accumulator_dtype(x.dtype)))))
-    once = shift, remainder, var = shift, *_around(x, shift, layout)
-    again = lax.stop_gradient(shift + remainder)
-    return lax.cond(
-        jnp.any(remainder**2 > 16 * var), lambda: (again, *_around(x, again, layout)), lambda: once
-    )
+def subtract_mean(x: Array, split: SplitMoments, layout: Layout) -> Array:
+    """Return x − μ of a view of x, without rounding μ to one float first."""
+    return _subtract(x, split.shift, layout) - layout.row(split.remainder)
 
 
-def _measure_twice(x: Array, layout: Layout) -> tuple[Array, Array, Array]:
-    """Go around the mean itself, as far as one float holds it: without a branch."""
-    # from one of the samples: then a constant channel's deviations are exactly zero
-    first = lax.stop_gradient(layout.sample(x, 0).astype(accumulator_dtype(x.dtype)))
-    shift = first + layout.sum(_from_shift(x, first, layout)) / layout.n
-    x, shift = fresh((x, lax.stop_gradient(shift)))
-    return shift, *_around(x, shift, layout)
+def reread(x: Array, split: SplitMoments, reader: Reader) -> tuple[Array, SplitMoments]:
+    """Return x and its moments so that this reader forms x − shift anew (`_xla.reread`)."""
+    x, shift = _xla.reread((x, split.shift), reader)
+    return x, split._replace(shift=shift)
 
 
-def _measure_weighted(x: Array, layout: Layout, weights: Array) -> Centre:
-    n = layout.sum_weights(weights)
-    safe = jnp.where(n > 0, n, 1)
-    # one of the samples that count, for the same reason
-    largest = layout.max(jnp.where(weights > 0, x, -jnp.inf))
-    first = lax.stop_gradient(jnp.where(n > 0, largest, 0).astype(weights.dtype))
-    x = jnp.where(weights > 0, x.astype(weights.dtype), layout.row(first))
-    shift = first + layout.sum(weights * _from_shift(x, first, layout)) / safe
-    x, shift = fresh((x, lax.stop_gradient(shift)))
-    remainder, var = _around(x, shift, layout, weights, safe)
-    return Centre(shift, remainder, var, n)
+def combine_devices(split: SplitMoments, axes: Axes) -> SplitMoments:
+    """Combine the moments of each device's samples into those of all, by one all_gather.
 
+    With p_i = n_i / n and s = Σ p_i s_i it is the same formula over devices instead of samples:
 
-def _around(
-    x: Array,
-    shift: Array,
-    layout: Layout,
-    weights: Array | float = 1.0,
-    n: Array | int | None = None,
-) -> tuple[Array, Array]:
-    """Measure μ − shift and σ² by two sums that each read x once."""
-    n = layout.n if n is None else n
-    remainder = layout.sum(weights * _from_shift(x, shift, layout)) / n
-    x, shift = fresh((x, shift))
-    d = _from_shift(x, shift, layout)
-    return remainder, jnp.maximum(layout.sum(weights * d * d) / n - remainder**2, 0)
+        d_i = (s_i − s) + ρ_i,  ρ = Σ p_i d_i
+    ==> μ = s + ρ,  σ² = Σ p_i [σ_i² + (d_i − ρ)²]
 
-
-def combine(centre: Centre, axes: Axes) -> Centre:
-    """Find the centre of all devices' samples from the centre of each, in one all_gather.
-
-    The payload is four numbers per channel and device. It is the same two passes again, over
-    devices: s = Σ p_i s_i with p_i = n_i / n; δ_i = (s_i − s) + remainder_i; remainder = Σ p_i δ_i
-    and σ² = Σ p_i [σ_i² + (δ_i − remainder)²].
+    The payload is four numbers per channel and device.
     """
     if not axes.names:
-        return centre
-    s, rem, var, n = jnp.moveaxis(collectives.gather(jnp.stack(centre), axes), 1, 0)
+        return split
+    s, rem, var, n = jnp.moveaxis(collectives.gather(jnp.stack(split), axes), 1, 0)
     count = jnp.sum(n, 0)
     p = n / jnp.where(count > 0, count, 1)[None]
     shift = lax.stop_gradient(jnp.sum(p * s, 0))
     d = jnp.where(p > 0, (s - shift[None]) + rem, 0)
     remainder = jnp.sum(p * d, 0)
     var = jnp.sum(p * (var + (d - remainder[None]) ** 2), 0)
-    return Centre(*collectives.one_per_device((shift, remainder, var), axes), count)
+    return SplitMoments(*collectives.one_per_device((shift, remainder, var), axes), count)
 
 
-def _from_shift(x: Array, shift: Array, layout: Layout) -> Array:
+def _around_a_sample(x: Array, layout: Layout) -> tuple[Array, Array, Array]:
+    """Shift by one of five samples; again by the mean, only if that was far from any channel's."""
+    if not _xla.branch_pays(x.size):
+        return _around_the_mean(x, layout)
+    five = [layout.sample(x, (2 * i + 1) * layout.n // 10) for i in range(5)]
+    shift = lax.stop_gradient(_median(five).astype(accumulator_dtype(x.dtype)))
+    once = shift, remainder, var = shift, *_sums_around(x, shift, layout)
+    nearer = lax.stop_gradient(shift + remainder)
+    return lax.cond(
+        jnp.any(remainder**2 > 16 * var),
+        lambda: (nearer, *_sums_around(x, nearer, layout)),
+        lambda: once,
+    )
+
+
+def _around_the_mean(x: Array, layout: Layout) -> tuple[Array, Array, Array]:
+    """Shift by the mean, as far as one float holds it: one more pass, and no branch."""
+    # found around one of the samples: a constant channel's deviations are then exactly zero
+    first = lax.stop_gradient(layout.sample(x, 0).astype(accumulator_dtype(x.dtype)))
+    mean = first + layout.sum(_subtract(x, first, layout)) / layout.n
+    shift = lax.stop_gradient(mean)  # a constant: μ = shift + ρ depends on x through ρ alone
+    return shift, *_sums_around(x, shift, layout)
+
+
+def _weighted(x: Array, layout: Layout, weights: Array) -> SplitMoments:
+    n = layout.sum_weights(weights)
+    safe = jnp.where(n > 0, n, 1)
+    # around one of the samples that count, for the same reason
+    largest = layout.max(jnp.where(weights > 0, x, -jnp.inf))
+    first = lax.stop_gradient(jnp.where(n > 0, largest, 0).astype(weights.dtype))
+    x = jnp.where(weights > 0, x.astype(weights.dtype), layout.row(first))
+    mean = first + layout.sum(weights * _subtract(x, first, layout)) / safe
+    shift = lax.stop_gradient(mean)
+    return SplitMoments(shift, *_sums_around(x, shift, layout, weights, safe), n)
+
+
+def _sums_around(
+    x: Array,
+    shift: Array,
+    layout: Layout,
+    weights: Array | float = 1.0,
+    n: Array | int | None = None,
+) -> tuple[Array, Array]:
+    """Return ρ = ⟨d⟩ and σ² = ⟨d²⟩ − ρ², d = x − shift, by two sums that each read x once."""
+    n = layout.n if n is None else n
+    d = _subtract(*_xla.reread((x, shift), Reader.REMAINDER), layout)
+    remainder = layout.sum(weights * d) / n
+    d = _subtract(*_xla.reread((x, shift), Reader.SQUARES), layout)
+    return remainder, jnp.maximum(layout.sum(weights * d * d) / n - remainder**2, 0)
+
+
+def _subtract(x: Array, shift: Array, layout: Layout) -> Array:
     return x.astype(shift.dtype) - layout.row(shift)
 
 
 def _median(values: list[Array]) -> Array:
-    """Take the median of five by comparisons: no sort over so few, and no outlier wins."""
+    """Return the median of five by comparisons: no sort over so few, and no outlier wins."""
     a, b, c, d, e = values
     low = jnp.maximum(jnp.minimum(a, b), jnp.minimum(c, d))
     high = jnp.minimum(jnp.maximum(a, b), jnp.maximum(c, d))

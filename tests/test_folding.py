@@ -217,7 +217,7 @@ def test_what_cannot_be_folded_is_refused(key):
         fold(baseline, params, state)
     with pytest.raises(ValueError, match="fold: `params` must be what `init` gives"):
         fold(NET, init(baseline, key)[0], state)
-    with pytest.raises(ValueError, match="one PopulationState per normalization, 1 of them; got 0"):
+    with pytest.raises(ValueError, match="one PopulationState per normalization: 1 in all; got 0"):
         fold(NET, params, ())
     with pytest.raises(
         ValueError, match="fold: `state` must hold statistics of at least one batch"

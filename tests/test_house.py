@@ -29,10 +29,11 @@ FLOORS = (
     "rules",
     "kernel",
     "moments",
-    "layout",
-    "collectives",
     "audit",
-    "_errors",
+    "_checks",
+    "collectives",
+    "layout",
+    "_xla",
 )
 EXTRA = {"matplotlib", "orbax", "rich", "tyro", "sklearn"}
 

@@ -174,19 +174,19 @@ def without_slope(monkeypatch):
         g, _ = original(activation)
         return activations.Activation(g, jnp.ones_like)
 
-    monkeypatch.setattr(backprop.activations, "get", get)
+    monkeypatch.setattr(activations, "get", get)
 
 
 def projected(change):
     """An error in the one kernel, which rules, Jacobians and hand-derived gradients share."""
 
     def plant(monkeypatch):
-        original = kernel.project
+        original = kernel.apply_kernel
 
-        def project(t, x, centre, scale, removed, *more):
-            return original(t, x, *change(centre, scale, removed), *more)
+        def apply_kernel(t, x, split, scale, c, *more):
+            return original(t, x, *change(split, scale, c), *more)
 
-        monkeypatch.setattr(kernel, "project", project)
+        monkeypatch.setattr(kernel, "apply_kernel", apply_kernel)
 
     return plant
 
@@ -215,7 +215,8 @@ def biased_statistics(monkeypatch):
         mean, var, n = moments
         return original(state, type(moments)(mean, var * (n - 1) / n, n), **more)
 
-    monkeypatch.setattr(population, "update", update)
+    for room in (population, population.running):
+        monkeypatch.setattr(room, "update", update)
 
 
 def pooled_without_the_means(monkeypatch):
@@ -226,7 +227,8 @@ def pooled_without_the_means(monkeypatch):
         var = (a.count * a.var + b.count * b.var) / jnp.where(count > 0, count, 1)
         return original(a, b)._replace(var=var)
 
-    monkeypatch.setattr(population, "merge", merge)
+    for room in (population, population.pooled):
+        monkeypatch.setattr(room, "merge", merge)
 
 
 def folded_without_the_mean(monkeypatch):
@@ -239,13 +241,13 @@ def folded_without_the_mean(monkeypatch):
 
 
 def unbiased_normalization(monkeypatch):
-    original = moments.measure
+    original = moments.split_moments
 
-    def measure(*args):
-        centre = original(*args)
-        return centre._replace(var=centre.var * centre.count / (centre.count - 1))
+    def split_moments(*args):
+        split = original(*args)
+        return split._replace(var=split.var * split.count / (split.count - 1))
 
-    monkeypatch.setattr(moments, "measure", measure)
+    monkeypatch.setattr(moments, "split_moments", split_moments)
 
 
 def slope_off_by_a_little(monkeypatch):

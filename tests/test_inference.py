@@ -187,13 +187,13 @@ def test_a_batch_that_is_not_finite_is_left_out_and_counted():
 
 
 def test_measuring_is_traced_once_for_each_shape(monkeypatch):
-    calls, sweep = [], network.sweep
+    calls, run_layers = [], network.run_layers
 
     def counted(*args):
         calls.append(1)
-        return sweep(*args)
+        return run_layers(*args)
 
-    monkeypatch.setattr(network, "sweep", counted)
+    monkeypatch.setattr(network, "run_layers", counted)
     net = Network((4, 3), norm_output=True, eps=0.02)  # that no other test has
     params, _ = init(net, jax.random.key(0))
     for data, more in (([X[:4], X[4:8], X[8:]], {}), (X, {"batch_size": 4})):

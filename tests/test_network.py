@@ -107,7 +107,7 @@ def test_arguments_that_do_not_fit_are_refused(key):
         bn_apply(net, params, state, X[:, :3], train=True)
     with pytest.raises(ValueError, match="`params` must be what `init` gives"):
         bn_apply(dataclasses.replace(net, norm=False), params, (), X, train=True)
-    with pytest.raises(ValueError, match="one PopulationState per normalization, 1 of them; got 0"):
+    with pytest.raises(ValueError, match="one PopulationState per normalization: 1 in all; got 0"):
         bn_apply(net, params, (), X, train=True)
     with pytest.raises(ValueError, match=r"`where` must have shape \(6,\)"):
         bn_apply(net, params, state, X, train=True, where=np.ones((6, 1)))
@@ -118,16 +118,21 @@ def test_arguments_that_do_not_fit_are_refused(key):
 
 
 def test_several_running_statistics_are_kept_side_by_side(key):
-    nets = [Network((4, 3, 2), decay=decay) for decay in (0.5, None, (0.5, None))]
+    nets = [Network((4, 3, 2), decay=decay) for decay in (0.5, None)]
+    nets.append(Network((4, 3, 2), decay=0.5, other_decays=(None,)))
     kept = []
     for net in nets:
         params, state = init(net, key)
         for x in (X, X[::-1] + 1, 2 * X):
             _, state = bn_apply(net, params, state, x, train=True)
         kept.append(state)
-    chex.assert_trees_all_equal(kept[2], ((kept[0][0], kept[1][0]),))
+    chex.assert_trees_all_equal(kept[2], (*kept[0], *kept[1]))
     first = [bn_apply(nets[0], params, state, X, train=False)[0] for state in kept]
     np.testing.assert_array_equal(first[2], first[0])
     assert np.abs(first[2] - first[1]).max() > 0.01
-    with pytest.raises(ValueError, match=r"or a tuple of these; got \(0.5, 1.0\)"):
-        Network((4, 2), decay=(0.5, 1.0))
+    with pytest.raises(ValueError, match=r"`other_decays`.* must be None or in \[0, 1\); got 1.0"):
+        Network((4, 2), decay=0.5, other_decays=(1.0,))
+    with pytest.raises(
+        ValueError, match=r"per normalization and decay, 2 of these: 2 in all; got 1"
+    ):
+        bn_apply(nets[2], params, kept[0], X, train=True)

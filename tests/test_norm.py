@@ -6,7 +6,8 @@ import reference
 from jax.test_util import check_grads
 from reference import relative
 
-from bnjax import batch_norm, kernel, normalize, rules
+from bnjax import batch_norm, kernel, normalize
+from bnjax.rules import vjp
 
 RULES = ("vjp", "jvp", "autodiff")
 rng = np.random.default_rng(0)
@@ -74,22 +75,22 @@ def test_the_rule_holds_to_second_order():
 
 @pytest.mark.parametrize("what", ["factor", "frozen statistics", "another x̂"])
 def test_a_planted_wrong_rule_is_refused(what, monkeypatch):
-    right = kernel.project
+    right = kernel.apply_kernel
 
-    def wrong(t, x, centre, scale, removed, *more):
+    def wrong(t, x, split, scale, c, *more):
         if what == "factor":
-            removed = removed._replace(deviations=removed.deviations * (1 + 5e-4))
+            c = c._replace(deviations=c.deviations * (1 + 5e-4))
         elif what == "frozen statistics":
-            removed = kernel.Along(0 * removed.ones, 0 * removed.deviations)
+            c = kernel.Projections(0 * c.ones, 0 * c.deviations)
         else:
             x = x[::-1]
-        return right(t, x, centre, scale, removed, *more)
+        return right(t, x, split, scale, c, *more)
 
-    rules._pull_back_at_once.clear_cache()  # compiled with the right one
-    monkeypatch.setattr(kernel, "project", wrong)
+    vjp._pull_back_jitted.clear_cache()  # compiled with the right one
+    monkeypatch.setattr(kernel, "apply_kernel", wrong)
     with pytest.raises(AssertionError):
         test_all_gradients_match_the_equations("vjp", "none", 1e-5)
-    rules._pull_back_at_once.clear_cache()
+    vjp._pull_back_jitted.clear_cache()
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -243,14 +243,14 @@ def test_nothing_is_traced_twice_for_the_same_shapes():
 
 def test_average_and_pool_called_eagerly_are_traced_once(monkeypatch):
     calls = []
-    for name in ("update", "merge"):
-        original = getattr(population, name)
+    for room, name in ((population.running, "update"), (population.pooled, "merge")):
+        original = getattr(room, name)
 
         def counted(*args, original=original, **more):
             calls.append(1)
             return original(*args, **more)
 
-        monkeypatch.setattr(population, name, counted)
+        monkeypatch.setattr(room, name, counted)
     seen = []
     for _ in range(3):
         moments = of(list(rng.normal(size=(5, 4, 11))))  # of a shape that no other test has
@@ -280,7 +280,7 @@ def test_updates_run_in_a_scan():
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
 def test_a_decay_out_of_range_is_refused(decay):
-    with pytest.raises(ValueError, match=r"`decay`, the weight on the old value.*got"):
+    with pytest.raises(ValueError, match=r"`decay`, the weight on the old statistics.*got"):
         population.update(population.init(1), Moments(*jnp.ones((3, 1))), decay=decay)
 
 

@@ -16,7 +16,7 @@ from bnjax import costs, folding, network, training
 from bnjax.app.options import KINDS
 from bnjax.network import Network, Params, State
 
-RUNNING = ("ema", "cumulative")  # as `Network.decay` of a network in training lists them
+RUNNING = ("ema", "cumulative")  # in the order of a network's decay and other decays
 _ALIKE = 1e-3  # of the largest output: what folding may change where there are no classes
 
 Evaluate = Callable[[Params, State, Array, Array], tuple[Array, Array]]
@@ -31,7 +31,7 @@ def choose(
         kind: One of `KINDS`.
         net: The network.
         params: Its parameters.
-        kept: What training has kept: per normalization one `PopulationState` of each of `RUNNING`.
+        kept: What training has kept: one `PopulationState` per normalization, of each of `RUNNING`.
         x: The training set's inputs, (N, n_in), for "precise".
         batch_size: Samples in a mini-batch.
 
@@ -40,7 +40,9 @@ def choose(
     """
     if kind == "precise":
         return training.measure_population(net, params, x, batch_size=batch_size)
-    return tuple(states[RUNNING.index(kind)] for states in kept)
+    each = sum(net.normalized)
+    first = RUNNING.index(kind) * each
+    return kept[first : first + each]
 
 
 def make_evaluate(net: Network, *, classify: bool) -> Evaluate:

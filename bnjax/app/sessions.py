@@ -82,7 +82,7 @@ def save(session: Session) -> None:
     runs = session.runs.items()
     arrays = {
         "key": np.asarray(jax.random.key_data(session.key)),
-        "networks": {name: jax.tree.map(np.asarray, run.here) for name, run in runs},
+        "networks": {name: _to_disk(run) for name, run in runs},
         "inputs": {name: np.stack(run.inputs) for name, run in runs if run.inputs},
     }
     about = {
@@ -103,7 +103,7 @@ def take_up(session: Session, path: Path) -> None:
     def template(epoch: int) -> dict[str, Any]:
         return {
             "key": np.asarray(jax.random.key_data(session.key)),
-            "networks": {name: jax.tree.map(np.asarray, run.here) for name, run in runs.items()},
+            "networks": {name: _to_disk(run) for name, run in runs.items()},
             "inputs": {name: np.zeros((epoch + 1, 3, n), dtype) for name, n in widths.items()},
         }
 
@@ -126,9 +126,23 @@ def take_up(session: Session, path: Path) -> None:
     session.key = jax.random.wrap_key_data(jnp.asarray(arrays["key"]))
     session.checks = about["checks"]
     for name, run in runs.items():
-        run.train_state = devices.place(session.mesh, arrays["networks"][name])
+        run.train_state = devices.place(session.mesh, _from_disk(arrays["networks"][name]))
         run.inputs = list(arrays["inputs"].get(name, ()))
         run.metrics = [line for line in lines if line["network"] == name]
         run.seconds = about["seconds"][name]
         if name in about["diverged"]:
             run.divergence = Divergence(*about["diverged"][name])
+
+
+def _to_disk(run: Run) -> Any:
+    """Return a train state as checkpoints hold it: a normalization's statistics side by side."""
+    train_state = jax.tree.map(np.asarray, run.here)
+    each = sum(run.net.normalized)
+    kinds = (train_state.state[first : first + each] for first in (0, each))
+    return train_state._replace(state=tuple(zip(*kinds, strict=True)))
+
+
+def _from_disk(train_state: Any) -> TrainState:
+    """Return the train state of a checkpoint: all statistics of a kind, then those of the next."""
+    kinds = zip(*train_state.state, strict=True)
+    return train_state._replace(state=tuple(one for kind in kinds for one in kind))

@@ -1,7 +1,5 @@
 """What `train` and `sweep` begin with: the data, the size of a batch, a network, an optimizer."""
 
-from typing import Any
-
 import optax
 
 from bnjax.app import data as datasets
@@ -35,7 +33,14 @@ def load(options: Task, *, seed: int) -> tuple[Data, int]:
     return data, batch_size
 
 
-def make_network(options: Task, data: Data, *, norm: bool, decay: Any) -> Network:
+def make_network(
+    options: Task,
+    data: Data,
+    *,
+    norm: bool,
+    decay: float | None,
+    other_decays: tuple[float | None, ...] = (),
+) -> Network:
     """Make the baseline network, or the normalized one."""
     return Network(
         (data.n_in, *options.hidden, data.n_out),
@@ -45,6 +50,7 @@ def make_network(options: Task, data: Data, *, norm: bool, decay: Any) -> Networ
         norm_output=norm and options.norm_output,
         eps=options.eps,
         decay=decay,
+        other_decays=other_decays,
     )
 
 

@@ -129,8 +129,9 @@ def _start(
     names = ("baseline", "bn") if options.network == "both" else (options.network,)
     runs = {}
     for name in names:
-        decays = options.decay, None  # both running kinds, for the summary to compare
-        net = tasks.make_network(options, data, norm=name == "bn", decay=decays)
+        # both running kinds, for the summary to compare
+        averages = {"decay": options.decay, "other_decays": (None,)}
+        net = tasks.make_network(options, data, norm=name == "bn", **averages)
         start = training.init(net, optimizer, jax.random.key(options.seed))
         try:
             epoch = training.make_epoch(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnjax._errors import unknown_name
+from bnjax._checks import unknown_name
 from bnjax.audit import derivatives, programs, verdicts
 from bnjax.audit.evaluation import (
     Function,

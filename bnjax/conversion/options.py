@@ -8,8 +8,7 @@ Source: the libraries' own code (PyTorch 2.13, flax 0.12, Keras 3.15, dm-haiku 0
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from bnjax._errors import unknown_name
-from bnjax.norm import check_eps
+from bnjax._checks import finite_eps, unknown_name
 
 
 class Options(NamedTuple):
@@ -59,7 +58,7 @@ def options_from(library: str, settings: Mapping[str, Any]) -> Options:
     names = _names(function, library)
     require_keys(function, "settings", settings, names)
     weight, eps = (settings[name] for name in names)
-    check_eps(function, eps)
+    finite_eps(function, eps)
     if library == "torch" and weight is None:
         return Options(None, eps)
     on_new = library == "torch"
@@ -97,7 +96,7 @@ def options_to(library: str, options: Options) -> dict[str, float | None]:
     function = "conversion.options_to"
     names = _names(function, library)
     decay, eps = options
-    check_eps(function, eps)
+    finite_eps(function, eps)
     if decay is None:
         if library != "torch":
             raise ValueError(

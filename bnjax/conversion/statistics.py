@@ -15,9 +15,9 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from bnjax import population
+from bnjax._checks import floating
 from bnjax.conversion.options import check_decay, require_keys
-from bnjax.moments import accumulator_dtype
-from bnjax.norm import floating
+from bnjax.layout import accumulator_dtype
 from bnjax.population import PopulationState
 
 

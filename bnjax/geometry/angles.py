@@ -19,9 +19,9 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from bnjax import kernel
+from bnjax._checks import finite_eps, floating, per_channel
 from bnjax.geometry.vectors import Normal, normals
-from bnjax.moments import accumulator_dtype
-from bnjax.norm import check_eps, floating, per_channel
+from bnjax.layout import accumulator_dtype
 
 
 class Angles(NamedTuple):
@@ -215,14 +215,14 @@ def _checked(
             f"layer_angles: `u` must hold at least two samples; got {batch[0]}: a single one has "
             "no direction in sample space. Pass a larger batch."
         )
-    check_eps("layer_angles", eps)
+    finite_eps("layer_angles", eps)
     if where is not None and where.shape != batch:
         raise ValueError(
             f"layer_angles: `where` must have shape {batch}, one weight per sample; got "
             f"{where.shape}."
         )
     if gamma is not None:
-        gamma = per_channel("layer_angles", "gamma", gamma, arrays["x"], (1,)).reshape(-1)
+        gamma = per_channel("layer_angles", "gamma", gamma, arrays["x"], (1,))
     dtype = accumulator_dtype(jnp.result_type(*arrays.values()))
     u, x, delta = (array.astype(dtype) for array in arrays.values())
     gamma = None if gamma is None else gamma.astype(dtype)

@@ -28,7 +28,7 @@ from bnjax.geometry.layers import SATURATED
 from bnjax.geometry.parts import gamma_gradient, propagated, weight_parts
 from bnjax.geometry.stopping import ALIGNED
 from bnjax.geometry.vectors import Normal, length, normals
-from bnjax.moments import accumulator_dtype
+from bnjax.layout import accumulator_dtype
 from bnjax.network import Network, NormDense, Params
 
 COSINE_BINS = 40

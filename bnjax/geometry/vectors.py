@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from bnjax import matrix
-from bnjax.moments import accumulator_dtype
+from bnjax.layout import accumulator_dtype
 
 
 class Normal(NamedTuple):
@@ -42,9 +42,10 @@ def normal(a: Array, weights: Array | None = None) -> Normal:
         a = jnp.where(weights > 0, a, 0)
     # exact, and without it the squares of an error of 1e-20 would be none
     factor = _power_of_two(jnp.max(jnp.abs(a), 0))
-    hat, _, (mean, var, _) = matrix.found(
-        matrix.forward(a * factor[None], None, None, weights, eps=0.0)[1]
+    _, residuals = matrix.normalize_matrix(
+        "geometry", a * factor[None], None, None, weights, eps=0.0
     )
+    hat, _, (mean, var, _) = matrix.intermediates(residuals)
     return Normal(mean / factor, jnp.sqrt(var) / factor, hat)
 
 

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from bnjax import network, population
-from bnjax._errors import unknown_name
+from bnjax._checks import several_samples, unknown_name
+from bnjax.moments import Moments
 from bnjax.network import Network, NormDense, Params, State
-from bnjax.norm import batch_norm, check_batch
+from bnjax.norm import batch_norm
 from bnjax.population import Pool, PopulationState
 
 # start, take one batch's moments, finish
@@ -96,9 +97,9 @@ def measure_population(
         for batch in data:
             x, where = batch if isinstance(batch, tuple) else (batch, None)
             x = jnp.asarray(x)
-            network.check("measure_population", net, params, x, where=where)
+            network.check_batch_arguments("measure_population", net, params, x, where=where)
             if where is None:
-                check_batch("measure_population", x, (1,))
+                several_samples("measure_population", x, (1,))
             gathered = _take(net, gather, params, gathered, x, where)
         if gathered is before and gathered:
             raise ValueError("measure_population: `data` must hold a batch; got none.")
@@ -107,8 +108,8 @@ def measure_population(
 
 def _batches(net: Network, params: Params, x: Array, batch_size: int | None) -> int:
     """Tell into how many batches the samples go."""
-    network.check("measure_population", net, params, x)
-    check_batch("measure_population", x, (1,))
+    network.check_batch_arguments("measure_population", net, params, x)
+    several_samples("measure_population", x, (1,))
     if batch_size is not None and batch_size < 2:
         raise ValueError(
             "measure_population: `batch_size` must be at least 2, for a batch to have a variance; "
@@ -123,15 +124,14 @@ def _take(
     net: Network, gather: str, params: Params, gathered: Gathered, x: Array, where: Array | None
 ) -> Gathered:
     """Take one batch in."""
-    take, before, after = _GATHER[gather][1], iter(gathered), []
 
-    def normalized(layer: NormDense, x: Array, w: Array | None) -> Array:
-        y, moments = batch_norm(x, layer.gamma, layer.beta, eps=net.eps, where=w)
-        after.append(take(next(before), moments))
-        return y
+    def normalized(layer: NormDense, x: Array, w: Array | None, _: object) -> tuple[Array, Moments]:
+        return batch_norm(x, layer.gamma, layer.beta, eps=net.eps, where=w)
 
-    network.sweep(net, params, x, where, normalized)
-    return tuple(after)
+    passes = network.run_layers(net, params, (), x, where, normalized)
+    moments = (p.found for p in passes if p.found is not None)
+    take = _GATHER[gather][1]
+    return tuple(take(before, one) for before, one in zip(gathered, moments, strict=True))
 
 
 @partial(jax.jit, static_argnames=("net", "gather", "batches"))

@@ -17,7 +17,7 @@ import optax
 from jax import Array, lax
 
 from bnjax import backprop, collectives, network
-from bnjax._errors import unknown_name
+from bnjax._checks import unknown_name
 from bnjax.collectives import Names
 from bnjax.network import Dense, Network, NormDense, Params, State
 from bnjax.population import PopulationState
@@ -183,7 +183,7 @@ def _by_jax(
     net, gradient, axis_name, sync_statistics = way
 
     def objective(params: Params) -> tuple[Array, State]:
-        return network.part(
+        return network.local_cost(
             net,
             params,
             state,
@@ -204,10 +204,9 @@ def _by_hand(
 ) -> tuple[tuple[Array, State], Params]:
     net = way.net
     (cost, moments), grads = backprop.value_moments_and_grad(net, params, x, targets, where=where)
-    pairs = zip(state, moments, strict=True)
-    state = tuple(network.keep(net, s, m) for s, m in pairs)
+    state = network.update_statistics(net, state, moments)
     if way.axis_name is not None:
-        share = network.share(x, where, way.axis_name)
+        share = network.weight_fraction(x, where, way.axis_name)
         cost, grads = jax.tree.map(lambda a: share * a, (cost, grads))
     return (cost, state), grads
 

@@ -1,30 +1,37 @@
 """The gradient of a whole network, by hand: no automatic differentiation anywhere.
 
 (BL.3)  Δᴸ = (uᴸ − φ) w / Σ w
-(BL.4)  Δˡ = (Δˡ⁺¹ Wᵀ) ⊙ g'(yˡ), W of layer l+1
+(BL.4)  Δˡ = (Δˡ⁺¹ Wᵀ) ⊙ g'(yˡ)
 (BL.5)  ∂C/∂W = uᵀ Δ,  ∂C/∂b = Σ_s Δ_s
-(D.5)   ∂C/∂γ = Σ_s Δ_s x̂_s,  ∂C/∂β = Σ_s Δ_s
-(D.6)   ∂C/∂x by ∂C/∂x̂, ∂C/∂σ² and ∂C/∂μ, one after the other
+(D.5)   γ̄ = Σ_s ȳ_s x̂_s,  β̄ = Σ_s ȳ_s
 (D.9)   ∂C/∂W = uᵀ K(Δ)
-(D.11)  Δˡ = g'(yˡ) ⊙ [K(Δˡ⁺¹) Wᵀ], with K and W of layer l+1
-(D.13)  with the statistics held constant γ r Δ stands for K(Δ)
-(D.17)  with sample weights w K(Δ/w) does
+(D.11)  Δˡ = g'(yˡ) ⊙ [K(Δˡ⁺¹) Wᵀ]
+(D.17)  x̄ = w K(ȳ⁺/w)
 
-Source: S0/S1 §1 and §2, S3 (its influence diagram), S4 (4).
+W and K are those of layer l+1. With the statistics held constant γ r Δ stands for K(Δ) (D.13).
+
+Source: S0/S1 §1 and §2, S4 (4).
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
-from bnjax import activations, costs, jacobian, matrix, network
-from bnjax._errors import unknown_name
-from bnjax.matrix import forward, found, pull_back
+from bnjax import activations, costs, matrix
+from bnjax._checks import unknown_name
 from bnjax.moments import Moments
-from bnjax.network import Dense, Network, NormDense, Params
-from bnjax.rules import Saved
+from bnjax.network import (
+    Dense,
+    LayerPass,
+    Network,
+    NormDense,
+    Params,
+    check_batch_arguments,
+    mean_cost,
+    run_layers,
+)
+from bnjax.rules.vjp import Residuals
 
 STATISTICS = ("batch", "frozen")
 
@@ -53,25 +60,8 @@ class Layer(NamedTuple):
     inv_std: Array | None
 
 
-class Chain(NamedTuple):
-    """∂C/∂x̂ (B, n), ∂C/∂σ² (n,), ∂C/∂μ (n,) and ∂C/∂x (B, n) of D.6."""
-
-    x_hat_bar: Array
-    var_bar: Array
-    mean_bar: Array
-    x_bar: Array
-
-
-class _Passed(NamedTuple):
-    """What the forward sweep leaves of a layer for the backward sweep to read."""
-
-    u: Array
-    y: Array
-    saved: Saved | None
-
-
 class _Pulled(NamedTuple):
-    """What the backward sweep makes of a layer."""
+    """What the backward pass computes of a layer."""
 
     delta: Array
     x_bar: Array
@@ -115,10 +105,9 @@ def value_and_grad(
         >>> print(cost, grads[0].b)
         2.0 [2.]
     """
-    (cost, _), grads = value_moments_and_grad(
-        net, params, x, targets, where=where, statistics=statistics
-    )
-    return cost, grads
+    function = "backprop.value_and_grad"
+    cost, _, backward = _both_passes(function, net, params, x, targets, where, statistics)
+    return cost, tuple(layer.params_bar for layer in backward)
 
 
 def value_moments_and_grad(
@@ -157,9 +146,11 @@ def value_moments_and_grad(
         >>> print(moments[0].mean, moments[0].var)
         [3.] [4.]
     """
-    cost, passed, pulled = _sweep(net, params, x, targets, where, statistics)
-    moments = tuple(found(p.saved).moments for p in passed if p.saved is not None)
-    return (cost, moments), tuple(p.params_bar for p in pulled)
+    function = "backprop.value_moments_and_grad"
+    cost, forward, backward = _both_passes(function, net, params, x, targets, where, statistics)
+    found = (matrix.intermediates(layer.found) for layer in forward if layer.found is not None)
+    moments = tuple(one.moments for one in found)
+    return (cost, moments), tuple(layer.params_bar for layer in backward)
 
 
 def intermediates(
@@ -171,7 +162,7 @@ def intermediates(
     where: Array | None = None,
     statistics: str = "batch",
 ) -> tuple[Layer, ...]:
-    """Hand out everything that `value_and_grad` computes on its way, layer by layer.
+    """Return everything that `value_and_grad` computes on its way, layer by layer.
 
     Args:
         net: As in `value_and_grad`; so are all other arguments.
@@ -197,124 +188,78 @@ def intermediates(
         >>> print(layers[0].x_hat[:, 0], layers[1].u[:, 0], layers[0].delta[:, 0])
         [-1.  1.] [0. 2.] [0.5 1.5]
     """
-    _, passed, pulled = _sweep(net, params, x, targets, where, statistics)
+    function = "backprop.intermediates"
+    _, forward, backward = _both_passes(function, net, params, x, targets, where, statistics)
     layers = []
-    for (u, y, saved), (delta, x_bar, _) in zip(passed, pulled, strict=True):
-        if saved is None:
+    for (u, y, residuals), (delta, x_bar, _) in zip(forward, backward, strict=True):
+        if residuals is None:
             layers.append(Layer(u, None, None, y, delta, None, None, None))
         else:
-            x_hat, inv_std, moments = found(saved)
-            layers.append(Layer(u, saved.x, x_hat, y, delta, x_bar, moments, inv_std))
+            x_hat, inv_std, moments = matrix.intermediates(residuals)
+            layers.append(Layer(u, residuals.x, x_hat, y, delta, x_bar, moments, inv_std))
     return tuple(layers)
 
 
-def staged_chain(
-    x: ArrayLike,
-    gamma: ArrayLike | None,
-    y_bar: ArrayLike,
-    *,
-    eps: float = 1e-5,
-    vanishing_term: bool = True,
-) -> Chain:
-    """Pull a cotangent back step by step, as the influence diagram has it (D.6).
-
-    x̂' = γ Δ;  (σ²)' = −½ r³ Σ x̂' (x − μ);  μ' = −r Σ x̂' − (σ²)' (2/B) Σ (x − μ);
-    x' = x̂' r + (σ²)' 2 (x − μ)/B + μ'/B, where a prime is ∂C/∂(that). x' is K(Δ).
-
-    Args:
-        x: The batch, (B, n), B ≥ 2.
-        gamma: γ, (n,). None stands for 1.
-        y_bar: Δ = ∂C/∂y, (B, n).
-        eps: ε ≥ 0.
-        vanishing_term: Whether μ' has its second term, as with Ioffe & Szegedy, or not, as in S3:
-            Σ (x − μ) is zero.
-
-    Returns:
-        The `Chain`; float32, or float64 for float64 input.
-
-    Raises:
-        TypeError: An argument is not floating.
-        ValueError: An argument does not fit.
-
-    Example:
-        >>> x, y_bar = jnp.array([[-1.0], [1.0]]), jnp.array([[0.0], [4.0]])
-        >>> chain = staged_chain(x, None, y_bar, eps=3.0)
-        >>> print(chain.var_bar, chain.mean_bar, chain.x_bar[:, 0])
-        [-0.25] [-2.] [-0.75  0.75]
-    """
-    saved = jacobian.prepare("backprop.staged_chain", x, gamma, eps)
-    y_bar = jacobian.alike("backprop.staged_chain", "y_bar", y_bar, saved)
-    inv_std = found(saved).inv_std[None]
-    deviation = matrix.deviation(saved)
-    batch = deviation.shape[0]
-    x_hat_bar = y_bar if saved.gamma is None else saved.gamma[None] * y_bar
-    var_bar = -(inv_std**3) / 2 * jnp.sum(x_hat_bar * deviation, 0, keepdims=True)
-    mean_bar = -inv_std * jnp.sum(x_hat_bar, 0, keepdims=True)
-    if vanishing_term:
-        mean_bar += var_bar * (-2 / batch) * jnp.sum(deviation, 0, keepdims=True)
-    x_bar = x_hat_bar * inv_std + var_bar * 2 * deviation / batch + mean_bar / batch
-    return Chain(x_hat_bar, var_bar[0], mean_bar[0], x_bar)  # D.6
-
-
-def _sweep(
+def _both_passes(
+    function: str,
     net: Network,
     params: Params,
     x: Array,
     targets: Array,
     where: Array | None,
     statistics: str,
-) -> tuple[Array, list[_Passed], list[_Pulled]]:
-    """Sweep forward and back: the cost, and what each layer computes."""
+) -> tuple[Array, tuple[LayerPass[Residuals], ...], list[_Pulled]]:
+    """Run the layers forward and back: the cost, and what each layer computes, first to last."""
     if statistics not in STATISTICS:
-        raise ValueError(unknown_name("value_and_grad", "statistics", statistics, STATISTICS))
-    network.check("value_and_grad", net, params, x, where=where, targets=targets)
-    kept: list[Saved] = []
+        raise ValueError(unknown_name(function, "statistics", statistics, STATISTICS))
+    check_batch_arguments(function, net, params, x, where=where, targets=targets)
 
-    def normalized(layer: NormDense, x: Array, w: Array | None) -> Array:
-        y, saved = forward(x, layer.gamma, layer.beta, w, eps=net.eps)
-        kept.append(saved)
-        return y
+    def normalized(
+        layer: NormDense, x: Array, w: Array | None, _: object
+    ) -> tuple[Array, Residuals]:
+        return matrix.normalize_matrix(function, x, layer.gamma, layer.beta, w, eps=net.eps)
 
-    swept = network.sweep(net, params, x, where, normalized)
-    saved = iter(kept)
-    passed = [
-        _Passed(u, y, next(saved) if norm else None)
-        for (u, y), norm in zip(swept, net.normalized, strict=True)
-    ]
-    y = passed[-1].y
-    cost, targets = network.value(net, y, targets, where)
+    forward = run_layers(net, params, (), x, where, normalized)
+    y = forward[-1].y
+    cost, targets = mean_cost(net, y, targets, where)
     delta = costs.output_error(net.cost, y, targets, where).astype(y.dtype)  # BL.3
-    return cost, passed, _backward_sweep(net, params, passed, delta, statistics)
+    return cost, forward, _backward_pass(net, params, forward, delta, statistics)
 
 
-def _backward_sweep(
-    net: Network, params: Params, passed: list[_Passed], delta: Array, statistics: str
+def _backward_pass(
+    net: Network,
+    params: Params,
+    forward: tuple[LayerPass[Residuals], ...],
+    delta: Array,
+    statistics: str,
 ) -> list[_Pulled]:
-    """Take Δᴸ from the last layer to the first; hand out first to last."""
+    """Pull Δᴸ back from the last layer to the first; return them first to last."""
     g_prime = activations.get(net.activation).g_prime
-    pull = pull_back if statistics == "batch" else _pull_back_frozen
+    pull_back = matrix.pull_back if statistics == "batch" else _pull_back_frozen
     pulled: list[_Pulled] = []
-    below = [None, *passed[:-1]]
-    for layer, (u, _, saved), before in zip(params[::-1], passed[::-1], below[::-1], strict=True):
-        if saved is None:
+    below = [None, *forward[:-1]]
+    backward = zip(params[::-1], forward[::-1], below[::-1], strict=True)
+    for layer, (u, _, residuals), before in backward:
+        if residuals is None:
             x_bar, small = delta, (jnp.sum(delta, 0),)  # BL.5
         else:
-            x_bar, *small = pull(saved, delta)  # D.4, D.5
+            x_bar, *small = pull_back(residuals, delta)  # D.5, D.17
         bars = u.T @ x_bar, *small  # BL.5, D.9
         # jax.grad gives each the dtype of its parameter
         own = [bar.astype(p.dtype) for bar, p in zip(bars, layer, strict=True) if bar is not None]
-        bars = type(layer)(*own)
-        pulled.append(_Pulled(delta, x_bar, bars))
+        pulled.append(_Pulled(delta, x_bar, type(layer)(*own)))
         if before is not None:  # nobody asks for ∂C/∂u of the first layer
             back = x_bar @ layer.W.T
             delta = (back * g_prime(before.y)).astype(before.y.dtype)  # BL.4, D.11
     return pulled[::-1]
 
 
-def _pull_back_frozen(saved: Saved, y_bar: Array) -> tuple[Array, Array | None, Array | None]:
+def _pull_back_frozen(
+    residuals: Residuals, y_bar: Array
+) -> tuple[Array, Array | None, Array | None]:
     """Pull back with μ and σ² held constant: γ r Δ stands for K(Δ) (D.13)."""
-    x_hat, inv_std, _ = found(saved)
+    x_hat, inv_std, _ = matrix.intermediates(residuals)
     t = y_bar.astype(inv_std.dtype)
-    present = t if saved.weights is None else jnp.where(saved.weights > 0, t, 0)  # D.17
-    x_bar = matrix.scale(saved) * present  # D.13
+    valid = t if residuals.weights is None else jnp.where(residuals.weights > 0, t, 0)  # D.17
+    x_bar = matrix.scale_row(residuals) * valid  # D.13
     return x_bar.astype(y_bar.dtype), jnp.sum(t * x_hat, 0), jnp.sum(t, 0)  # D.5

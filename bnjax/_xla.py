@@ -1,0 +1,141 @@
+"""What is there for a compiler's sake, in one place: what XLA does without it, and when it may go.
+
+On paper nothing here changes a result. Thresholds and barriers were chosen by measuring on XLA:CPU
+with JAX 0.10 to 0.12; `benchmarks/RESULTS.md` lists what was tried. Before removing one, compare
+programs and times with `benchmarks/programs.py` and `benchmarks/batch_norm.py`.
+"""
+
+import enum
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+from jax import Array, lax
+
+Tree = TypeVar("Tree")
+
+_ROW = 1024  # numbers in a row of a batch with few channels
+_FEW_CHANNELS = 64  # below this a row is mostly overhead, and a column one long, lossy sum
+_MANY_SAMPLES = 1 << 8
+_SMALL = 1 << 17  # numbers up to which short sums matter more than long reads
+_CHAIN = 16  # additions in a row that lose next to nothing
+_BRANCH = 1 << 17  # numbers from which a branch is cheaper than one more pass
+
+
+class Reader(enum.IntEnum):
+    """The loops over the batch that each read x, or a cotangent of it, once more."""
+
+    REMAINDER = 1  # Σ (x − shift)
+    SQUARES = 2  # Σ (x − shift)²
+    NORMALIZED = 3  # y
+    INNER_PRODUCTS = 4  # Σ t, Σ t (x − μ)
+    KERNEL = 5  # K(t)
+
+
+def reread(arrays: Tree, reader: Reader) -> Tree:
+    """Return the arrays so that what is formed from them is formed anew, not shared.
+
+    XLA:CPU has no fusion with two results: a value that two loops need, x − shift say, it writes
+    out and reads back, which takes one and a half times as long. Behind a barrier each loop forms
+    it while reading x. XLA merges two barriers around the same operand
+    (https://github.com/jax-ml/jax/issues/13999), so that each reader stands behind a number of
+    barriers of its own. A GPU or TPU shares the value inside one loop and needs no barrier.
+    Remove it when XLA:CPU fuses several reductions of one operand.
+
+    Args:
+        arrays: A pytree of arrays.
+        reader: The loop that reads them.
+    """
+    return _behind_barriers(arrays, reader)
+
+
+def opaque(a: Array) -> Array:
+    """Return `a`, which may be a constant, so that XLA:CPU computes with it once.
+
+    A division of per-channel vectors by a constant becomes a product, and XLA:CPU computes
+    products anew for each number of the batch that needs one. Remove it when per-channel
+    expressions are no longer inlined into the loop over the batch.
+    """
+    return _behind_barriers(a, 1)
+
+
+def rounded(product: Array) -> Array:
+    """Return a product so that it is rounded before anything is added to it.
+
+    LLVM contracts a product and a sum to one multiply-add in the vectorized part of a loop, and
+    not in what remains of it (https://github.com/openxla/xla/issues/41579): a sample's last bit
+    would depend on where it stands in the batch. Remove it when XLA:CPU contracts all or nothing.
+    """
+    return _behind_barriers(product, 1)
+
+
+def separate(partial_sum: Array) -> Array:
+    """Return a partial sum, which XLA then does not merge with the sum over it.
+
+    XLA folds a reduction of a reduction into one. On a CPU that is one long chain of additions, in
+    which small terms are lost (https://github.com/jax-ml/jax/issues/4199). Remove it when XLA:CPU
+    sums pairwise.
+    """
+    return lax.optimization_barrier(partial_sum)
+
+
+def split_size(size: int, numbers: int) -> tuple[int, ...]:
+    """Return the sizes into which a sample axis of a batch of so many numbers is split.
+
+    Short chains of additions lose less: a small batch is summed axis by axis. A large one is read
+    in long rows, which already keep many sums side by side.
+    """
+    return short_factors(size) if numbers <= _SMALL else (size,)
+
+
+def short_factors(size: int) -> tuple[int, ...]:
+    """Split a size into short ones, as far as its divisors allow."""
+    short: list[int] = []
+    while size > _CHAIN:
+        part = max(d for d in range(1, _CHAIN + 1) if size % d == 0)
+        if part == 1:
+            break
+        short.append(part)
+        size //= part
+    return size, *short
+
+
+def samples_per_row(n: int, channels: int) -> int:
+    """Choose how many samples of a batch (n, channels) stand side by side in one row.
+
+    With few channels a row fills no vector register, and a column is one long sum: 1e6 samples of
+    3 channels took 10 ms and lost 2.5e-6; seen as (n / k, 3 k) they take 1 ms and lose nothing.
+    """
+    if channels >= _FEW_CHANNELS or n < _MANY_SAMPLES:
+        return 1
+    if n * channels <= _SMALL:
+        rows, most = n, n // _CHAIN
+    else:  # a power of two of the rows left can still be shared out between devices
+        rows, most = n // math.gcd(n, 64), _ROW // max(channels, 1)
+    return max(d for d in range(1, most + 1) if rows % d == 0)
+
+
+def branch_pays(numbers: int) -> bool:
+    """Return whether a batch is so large that a branch is cheaper than one more sum over it."""
+    return numbers >= _BRANCH
+
+
+def by_platform(
+    x: Array, *, cpu: Callable[[Array], Tree], elsewhere: Callable[[Array], Tree]
+) -> Tree:
+    """Apply one of two functions of the same value, the one that suits the platform.
+
+    On a CPU a branch costs nothing; on an accelerator the host may have to wait for it.
+    """
+    return lax.platform_dependent(x, cpu=cpu, default=elsewhere)
+
+
+def _behind_barriers(arrays: Tree, number: int) -> Tree:
+    def behind(arrays: Tree) -> Tree:
+        for _ in range(number):
+            # one by one: around several, JAX 0.10 lets all of them vary under shard_map
+            arrays = jax.tree.map(lax.optimization_barrier, arrays)
+        return arrays
+
+    return lax.platform_dependent(arrays, cpu=behind, default=lambda arrays: arrays)

@@ -1,0 +1,38 @@
+"""The two networks of the sources: the baseline (BL) and the batch-normalized one (BN).
+
+`definition` (configuration, parameters, statistics), `forward` (the layers), `objective` (the
+cost), `checks` (what fits).
+"""
+
+from bnjax.network.checks import check_batch_arguments, check_params
+from bnjax.network.definition import Dense, Network, NormDense, Params, State, init
+from bnjax.network.forward import (
+    LayerPass,
+    apply,
+    bn_apply,
+    inference_statistics,
+    run_layers,
+    update_statistics,
+)
+from bnjax.network.objective import cost, local_cost, mean_cost, weight_fraction
+
+__all__ = [
+    "Dense",
+    "LayerPass",
+    "Network",
+    "NormDense",
+    "Params",
+    "State",
+    "apply",
+    "bn_apply",
+    "check_batch_arguments",
+    "check_params",
+    "cost",
+    "inference_statistics",
+    "init",
+    "local_cost",
+    "mean_cost",
+    "run_layers",
+    "update_statistics",
+    "weight_fraction",
+]

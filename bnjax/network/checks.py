@@ -1,0 +1,59 @@
+"""What fits a network, and what does not."""
+
+from jax import Array
+
+from bnjax.network.definition import Dense, Network, NormDense, Params, State
+
+
+def check_batch_arguments(
+    function: str,
+    net: Network,
+    params: Params,
+    x: Array,
+    *,
+    state: State | None = None,
+    train: bool = True,
+    targets: Array | None = None,
+    where: Array | None = None,
+) -> None:
+    """Refuse arguments that do not fit the network or each other; None is not checked."""
+    if x.ndim != 2 or x.shape[1] != net.sizes[0]:
+        raise ValueError(
+            f"{function}: `x` must have shape (B, {net.sizes[0]}) for a network of sizes "
+            f"{net.sizes}; got {x.shape}."
+        )
+    check_params(function, net, params, state, train=train)
+    if where is not None and where.shape != x.shape[:1]:
+        raise ValueError(
+            f"{function}: `where` must have shape ({x.shape[0]},), one weight per sample of `x`; "
+            f"got {where.shape}."
+        )
+    if targets is not None and targets.shape != (x.shape[0], net.sizes[-1]):
+        raise ValueError(
+            f"{function}: `targets` must have shape {(x.shape[0], net.sizes[-1])}, one row per "
+            f"sample and one column per output; got {targets.shape}."
+        )
+
+
+def check_params(
+    function: str, net: Network, params: Params, state: State | None, *, train: bool = False
+) -> None:
+    """Refuse parameters and running statistics that are not the network's.
+
+    Training needs the statistics of every decay, evaluation those of `net.decay` alone.
+    """
+    kinds = tuple(NormDense if norm else Dense for norm in net.normalized)
+    if tuple(type(layer) for layer in params) != kinds:
+        raise ValueError(
+            f"{function}: `params` must be what `init` gives for this network: "
+            f"{[k.__name__ for k in kinds]}; got {[type(layer).__name__ for layer in params]}."
+        )
+    needed = sum(net.normalized)
+    every = needed * (1 + len(net.other_decays))
+    if state is None or len(state) == every or (len(state) == needed and not train):
+        return
+    each = f" and decay, {1 + len(net.other_decays)} of these" if net.other_decays else ""
+    raise ValueError(
+        f"{function}: `state` must hold one PopulationState per normalization{each}: {every} in "
+        f"all; got {len(state)}. `init` gives it with the params."
+    )

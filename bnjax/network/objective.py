@@ -1,0 +1,106 @@
+"""The cost of a network on a batch, on one device or several.
+
+(BL.2)  C = Σ_s w_s C_s / Σ_s w_s
+
+Source: S0/S1 §1.
+"""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from bnjax import costs
+from bnjax.collectives import Names
+from bnjax.network.checks import check_batch_arguments
+from bnjax.network.definition import Network, Params, State
+from bnjax.network.forward import bn_apply
+
+
+def cost(
+    net: Network,
+    params: Params,
+    state: State,
+    x: Array,
+    targets: Array,
+    *,
+    train: bool = True,
+    rule: str = "vjp",
+    where: Array | None = None,
+    axis_name: Names = None,
+) -> tuple[Array, State]:
+    """Compute C of a batch (BL.2), and the state that `bn_apply` leaves.
+
+    Args:
+        net: The network.
+        params: As `init` gives them.
+        state: As `init` gives it.
+        x: Inputs, (B, n_in).
+        targets: φ, (B, n_out).
+        train: As in `bn_apply`.
+        rule: As in `bn_apply`.
+        where: As in `bn_apply`; the cost is weighted with it, too.
+        axis_name: As in `bn_apply`; C is that of the whole batch. Differentiate it under
+            `shard_map` with types checked: elsewhere JAX pulls a psum back as one more psum, and
+            only gradients of each device's own part add up, as in `training.make_step`.
+
+    Returns:
+        C, a scalar, and the state: ready for `jax.value_and_grad(..., has_aux=True)`.
+
+    Raises:
+        ValueError: An argument does not fit the network.
+
+    Example:
+        >>> from bnjax import Dense
+        >>> net = Network((2, 1), norm=False, cost="squared_error")
+        >>> params = (Dense(jnp.ones((2, 1)), jnp.zeros(1)),)
+        >>> value, _ = cost(net, params, (), jnp.ones((3, 2)), jnp.zeros((3, 1)))
+        >>> print(value)
+        2.0
+    """
+    mine, state = local_cost(
+        net, params, state, x, targets, train=train, rule=rule, where=where, axis_name=axis_name
+    )
+    return mine if axis_name is None else lax.psum(mine, axis_name), state
+
+
+def local_cost(
+    net: Network,
+    params: Params,
+    state: State,
+    x: Array,
+    targets: Array,
+    *,
+    train: bool,
+    rule: str,
+    where: Array | None,
+    axis_name: Names,
+    sync_statistics: bool = True,
+) -> tuple[Array, State]:
+    """Compute this device's part of C, and the state; over `axis_name` the parts add up to C.
+
+    Without `sync_statistics` each device normalizes with the moments of its own samples.
+    """
+    check_batch_arguments(
+        "cost", net, params, x, state=state, train=train, where=where, targets=targets
+    )
+    normalized_over = axis_name if sync_statistics else None
+    y, state = bn_apply(
+        net, params, state, x, train=train, rule=rule, where=where, axis_name=normalized_over
+    )
+    mean = mean_cost(net, y, targets, where)[0]
+    return mean if axis_name is None else weight_fraction(x, where, axis_name) * mean, state
+
+
+def weight_fraction(x: Array, where: Array | None, axis_name: Names) -> Array | float:
+    """Return the part of the batch's weight on this device: Σ_s w_s here / Σ_s w_s over all."""
+    if where is None:
+        return x.shape[0] / lax.psum(x.shape[0], axis_name)
+    n = jnp.sum(where.astype(x.dtype))
+    total = lax.psum(n, axis_name)
+    return n / jnp.where(total > 0, total, 1)
+
+
+def mean_cost(net: Network, y: Array, targets: Array, where: Array | None) -> tuple[Array, Array]:
+    """Compute C of logits (BL.2); also return the targets, 0 where the weight is."""
+    if where is not None:
+        targets = jnp.where(where[:, None] > 0, targets, 0)
+    return costs.mean(costs.get(net.cost).per_sample(y, targets), where), targets

@@ -1,0 +1,68 @@
+"""Normalization with given statistics, as in evaluation, and its push-forward by hand.
+
+(P.3)   y = γ (x − μ) r + β,  r = (σ² + ε)^(−1/2)
+
+Nothing mixes samples, and every argument is an ordinary one:
+
+    dr = −½ r³ dσ²
+==> ẏ = γ r (ẋ − μ̇) + (x − μ) (γ̇ r − ½ γ r³ σ̇²) + β̇
+
+JAX transposes this map where it needs the pull-back.
+
+Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from bnjax import normalize
+    >>> args = jnp.array([[1.0], [5.0]]), jnp.array([3.0]), jnp.array([4.0])
+    >>> y, pull_back = jax.vjp(lambda *args: normalize(*args, eps=0.0), *args)
+    >>> x_bar, mean_bar, var_bar = pull_back(jnp.array([[0.0], [1.0]]))
+    >>> print(y[:, 0], x_bar[:, 0], mean_bar, var_bar)  # r = 1/2, ∂y/∂σ² = −½ r³ (x − μ) = −1/8
+    [-1.  1.] [0.  0.5] [-0.5] [-0.125]
+
+Source: S3; S4 (4).
+"""
+
+from functools import partial
+
+import jax
+
+from bnjax import _xla, kernel
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def normalize_with(config, x, mean, var, gamma, beta):
+    """Normalize with given statistics (P.3); pushed forward by hand in all five."""
+    layout, eps, _ = config
+    deviation = layout.view(x).astype(mean.dtype) - layout.row(mean)
+    y = deviation * layout.row(kernel.scale(gamma, kernel.inverse_std(var, eps)))
+    if beta is not None:
+        # a sample's y depends on that sample alone, to the last bit
+        y = _xla.rounded(y) + layout.row(beta)
+    return y.astype(x.dtype).reshape(x.shape)
+
+
+@normalize_with.defjvp
+def _push_forward(config, primals, tangents):
+    return normalize_with(config, *primals), _linear_map(config, tangents, *primals[:-1])
+
+
+@partial(
+    jax.checkpoint,
+    policy=jax.checkpoint_policies.nothing_saveable,
+    prevent_cse=False,
+    static_argnums=0,
+)
+def _linear_map(config, dots, x, mean, var, gamma):
+    """Map (ẋ, μ̇, σ̇², γ̇, β̇) to ẏ."""
+    layout, eps, _ = config
+    x_dot, mean_dot, var_dot, gamma_dot, beta_dot = dots
+    inv_std = kernel.inverse_std(var, eps)
+    scale = kernel.scale(gamma, inv_std)
+    along = -scale * inv_std**2 * var_dot / 2  # of x − μ: γ̇ r − ½ γ r³ σ̇²
+    if gamma_dot is not None:
+        along += gamma_dot * inv_std
+    deviation = layout.view(x).astype(mean.dtype) - layout.row(mean)
+    y_dot = layout.row(scale) * (layout.view(x_dot).astype(mean.dtype) - layout.row(mean_dot))
+    y_dot += layout.row(along) * deviation
+    if beta_dot is not None:
+        y_dot += layout.row(beta_dot)
+    return y_dot.astype(x.dtype).reshape(x.shape)

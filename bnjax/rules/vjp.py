@@ -1,0 +1,113 @@
+"""The pull-back of batch normalization, derived by hand: `rule="vjp"`.
+
+Means are weighted, ⟨t⟩ = Σ_s w_s t_s / n with n = Σ_s w_s. A step dx of the batch:
+
+    μ = ⟨x⟩,  σ² = ⟨(x − μ)²⟩
+==> dμ = ⟨dx⟩,  dσ² = 2 ⟨(x − μ) dx⟩                                                 (D.1)
+    r = (σ² + ε)^(−1/2)
+==> dr = −½ r³ dσ² = −r² ⟨x̂ dx⟩
+    y = γ (x − μ) r + β                                                        (BN.2, BN.3)
+==> dy = γ [(dx − dμ) r + (x − μ) dr] = γ r [dx − ⟨dx⟩ − x̂ ⟨x̂ dx⟩] = K(dx)             (D.4)
+
+x̄ is what makes Σ_s x̄_s dx_s = Σ_s ȳ_s K(dx)_s for every dx. In Σ_s ȳ_s ⟨dx⟩ and
+Σ_s ȳ_s x̂_s ⟨x̂ dx⟩ the two sums change places; dx_s is then multiplied by
+
+==> x̄ = γ r [ȳ − (w/n) Σ ȳ − (w/n) x̂ Σ ȳ x̂] = w K(ȳ/w)                              (D.17)
+
+The moments are outputs as well. Σ μ̄ dμ + σ̄² dσ² contains dx_s with the factor
+
+==> (w/n) [μ̄ + 2 σ̄² (x − μ)], which lies along 1 and x − μ as what K takes out does     (D.7)
+
+and dy = x̂ dγ + dβ gives
+
+==> γ̄ = Σ_s ȳ_s x̂_s,  β̄ = Σ_s ȳ_s                                                   (D.5)
+
+Where w = 0 the value does not exist (D.17): ȳ there reaches β only, and ȳ⁺ is ȳ without it.
+
+Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from bnjax import batch_norm
+    >>> x, gamma, beta = jnp.array([[-1.0], [1.0]]), jnp.ones(1), jnp.zeros(1)
+    >>> y, pull_back = jax.vjp(lambda *args: batch_norm(*args, eps=3.0)[0], x, gamma, beta)
+    >>> x_bar, gamma_bar, beta_bar = pull_back(jnp.array([[0.0], [4.0]]))
+    >>> print(y[:, 0], x_bar[:, 0], gamma_bar, beta_bar)  # r = 1/2, K(t) = (t − ⟨t⟩ − x̂ ⟨t x̂⟩)/2
+    [-0.5  0.5] [-0.75  0.75] [2.] [4.]
+
+Source: S0/S1 §2, S3; Ioffe & Szegedy 2015; the weights and the moments' cotangents are ours.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from bnjax import collectives, kernel
+from bnjax.kernel import Projections
+from bnjax.moments import Moments, SplitMoments
+from bnjax.rules.forward import RuleConfig, forward, masked_view
+
+
+class Residuals(NamedTuple):
+    """What the pull-back reads: x itself and per-channel vectors."""
+
+    x: Array
+    gamma: Array | None
+    beta: Array | None
+    weights: Array | None
+    split: SplitMoments
+    inv_std: Array
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def normalize_by_vjp(config, x, gamma, beta, weights):
+    """Normalize; pulled back by hand."""
+    return forward(config, x, gamma, beta, weights)[0]
+
+
+def _fwd(config, x, gamma, beta, weights):
+    out, found = forward(config, x, gamma, beta, weights)
+    return out, Residuals(x, gamma, beta, weights, *found)
+
+
+def pull_back(
+    config: RuleConfig, residuals: Residuals, bars: tuple[Array, Moments]
+) -> tuple[Array, Array | None, Array | None, None]:
+    """Pull cotangents of (y, moments) back to (x, γ, β, weights)."""
+    layout, _, axes = config
+    x, gamma, beta, weights, split, inv_std = residuals
+    y_bar, (mean_bar, var_bar, _) = bars
+    view, w = masked_view(layout, x, weights)
+    y_bar = layout.view(y_bar).astype(inv_std.dtype)
+    valid = y_bar if w is None else jnp.where(w > 0, y_bar, 0)  # ȳ⁺, D.17
+    scale = kernel.scale(gamma, inv_std)
+
+    inner = kernel.inner_products(valid, view, split, layout)  # Σ ȳ⁺, Σ ȳ⁺ (x − μ)
+    beta_bar = inner.ones if w is None else layout.sum(y_bar)  # D.5
+    (inner, beta_bar), c = collectives.sum_pulled_back(
+        (inner, beta_bar),
+        lambda inner: kernel.coefficients(inner, scale, inv_std),
+        Projections(mean_bar, 2 * var_bar),  # D.7
+        (gamma, beta),
+        axes,
+    )
+    gamma_bar = inv_std * inner.deviations  # D.5
+    x_bar = kernel.apply_kernel(valid, view, split, scale, c, layout, w)  # w K(ȳ⁺/w), D.17
+    return (
+        x_bar.astype(x.dtype).reshape(x.shape),
+        None if gamma is None else gamma_bar,
+        None if beta is None else beta_bar,
+        None,
+    )
+
+
+_pull_back_jitted = jax.jit(pull_back, static_argnums=0)  # one program for an eager caller
+
+
+def _bwd(config, residuals, bars):
+    # an eager grad(vmap) comes here from outside the vmap, where jit would not find its axis
+    return (pull_back if config.axes.names else _pull_back_jitted)(config, residuals, bars)
+
+
+normalize_by_vjp.defvjp(_fwd, _bwd)
