@@ -8,21 +8,20 @@ Means are weighted, ⟨t⟩ = Σ_s w_s t_s / n with n = Σ_s w_s. A step dx of t
 ==> dr = −½ r³ dσ² = −r² ⟨x̂ dx⟩
     y = γ (x − μ) r + β                                                        (BN.2, BN.3)
 ==> dy = γ [(dx − dμ) r + (x − μ) dr] = γ r [dx − ⟨dx⟩ − x̂ ⟨x̂ dx⟩] = K(dx)             (D.4)
+    dy = x̂ dγ + dβ
+==> γ̄ = Σ_s ȳ_s x̂_s,  β̄ = Σ_s ȳ_s                                                   (D.5)
 
-x̄ is what makes Σ_s x̄_s dx_s = Σ_s ȳ_s K(dx)_s for every dx. In Σ_s ȳ_s ⟨dx⟩ and
+x̄ is what makes Σ_s x̄_s dx_s = Σ_s ȳ_s K(dx)_s for every dx. In Σ_s ȳ_s ⟨dx⟩ and in
 Σ_s ȳ_s x̂_s ⟨x̂ dx⟩ the two sums change places; dx_s is then multiplied by
 
 ==> x̄ = γ r [ȳ − (w/n) Σ ȳ − (w/n) x̂ Σ ȳ x̂] = w K(ȳ/w)                              (D.17)
 
-The moments are outputs as well. Σ μ̄ dμ + σ̄² dσ² contains dx_s with the factor
+The moments are outputs, too: μ̄ dμ + σ̄² dσ² adds (w/n) [μ̄ + 2 σ̄² (x − μ)], which lies along 1 and
+x − μ as what K takes out does (D.7). Where w = 0 the value does not exist: ȳ there reaches β only,
+and ȳ⁺ is ȳ without it (D.17). In the terms of `kernel`, in which the code computes it:
 
-==> (w/n) [μ̄ + 2 σ̄² (x − μ)], which lies along 1 and x − μ as what K takes out does     (D.7)
-
-and dy = x̂ dγ + dβ gives
-
-==> γ̄ = Σ_s ȳ_s x̂_s,  β̄ = Σ_s ȳ_s                                                   (D.5)
-
-Where w = 0 the value does not exist (D.17): ȳ there reaches β only, and ȳ⁺ is ȳ without it.
+==> x̄ = γ r ȳ⁺ + (w/n) [c₁ + c₂ (x − μ)]
+    c₁ = μ̄ − γ r Σ ȳ⁺,  c₂ = 2 σ̄² − γ r³ Σ ȳ⁺ (x − μ)
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -93,7 +92,8 @@ def pull_back(
         axes,
     )
     gamma_bar = inv_std * inner.deviations  # D.5
-    x_bar = kernel.apply_kernel(valid, view, split, scale, c, layout, w)  # w K(ȳ⁺/w), D.17
+    # γ r ȳ⁺ + (w/n) [c₁ + c₂ (x − μ)], D.7, D.17
+    x_bar = kernel.apply_kernel(valid, view, split, scale, c, layout, w)
     return (
         x_bar.astype(x.dtype).reshape(x.shape),
         None if gamma is None else gamma_bar,
