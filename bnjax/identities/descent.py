@@ -137,7 +137,8 @@ def _stand_alone(case: Case) -> Sides:
 @identity(
     "BL.9",
     "The sigmoid saturates: its slope vanishes far from zero",
-    "g'(y) = g(y) (1 − g(y)) ≤ 1/4,  g'(y) < exp(−|y|),  g'(y) → 0 where |y| → ∞",
+    "g'(y) = g(y) (1 − g(y)) ≤ 1/4 for the sigmoid,  g'(y) < exp(−|y|) for the sigmoid,  "
+    "g'(y) → 0 where |y| → ∞",
     "S3",
     scale="g'(0) = 1/4",
     implementation=("bnjax.activations.get", "bnjax.geometry.saturation"),

@@ -128,7 +128,7 @@ SYMBOLS: dict[str, tuple[Symbol, ...]] = {
 # words that a formula may hold
 _FORMULA_WORDS = frozenset(
     "acts all and are by constant cos cross diag drawn else entropy error exp for layer log neuron "
-    "of replacement sigmoid sin softmax squared where with without".split()
+    "of replacement sigmoid sin softmax squared the where with without".split()
 )
 _INDEX = re.compile(
     r"_(\([^)]*\)|(?!(?:next|in|out|B)\b)[A-Za-z0-9']+)"
