@@ -19,7 +19,7 @@ from bnjax.identities import Identity, Result, sheet
 
 # (ε, B, n): with a width of 7 or more every activation occurs in the networks of a case
 SETTINGS = ((0.0, 8, 7), (0.3, 3, 9))
-_WORKERS = 2  # compiling takes most of the time, and it does not hold Python's lock
+_THREADS = 2  # compiling takes most of the time, and it does not hold Python's lock
 
 
 class CaseSetting(NamedTuple):
@@ -66,7 +66,7 @@ def verify(options: Verify) -> int:
         def run(setting: CaseSetting) -> list[Check]:
             return list(_checks(chosen, setting, options, advance))
 
-        with ThreadPoolExecutor(_WORKERS) as pool:
+        with ThreadPoolExecutor(_THREADS) as pool:
             for checks in pool.map(run, settings):
                 for check in checks:
                     found[check.result.tag].append(check)
@@ -75,7 +75,7 @@ def verify(options: Verify) -> int:
     if options.json:
         print(json.dumps(finite(summary), allow_nan=False))
     else:
-        _show(chosen, found, summary, options)
+        _print_summary(chosen, found, summary, options)
     return 0 if summary["passed"] else 1
 
 
@@ -180,7 +180,7 @@ def _verdict(one: Identity, checks: list[Check], options: Verify) -> str:
     return "claim refuted" if one.correction else "holds"
 
 
-def _show(
+def _print_summary(
     chosen: list[Identity], found: dict[str, list[Check]], summary: dict[str, Any], options: Verify
 ) -> None:
     """Print the summary on stdout, as a table and sentences."""
@@ -207,27 +207,27 @@ def _show(
     for entry in short:
         for check in found[entry["tag"]]:
             if not check.result.passed(options.tolerance):
-                _print(console, _shortfall(check, options))
+                _print_line(console, _shortfall(check, options))
                 break
     worst = ", ".join(
         f"{check['error']:.1e} in {dtype} ({check['tag']})"
         for dtype, check in summary["worst"].items()
     )
     failures = f"{len(short)} fall{'s' if len(short) == 1 else ''} short"
-    _print(
+    _print_line(
         console,
         f"{summary['equations']} equations, {summary['checks']} checks, {failures}; "
         f"worst scaled error {worst or 'none'}; {summary['device']}, {summary['seconds']:.1f} s",
     )
-    _print(
+    _print_line(
         console,
         "S0 to S4 are the notes that bnjax grew out of. Formulas, derivations and sources: "
         f"{sheet.COMMAND}",
     )
     if summary["errata"]:
-        _print(console, "\nWhat the sources get wrong:")
+        _print_line(console, "\nWhat the sources get wrong:")
         for tag, correction in summary["errata"].items():
-            _print(console, f"{tag}  {correction}")
+            _print_line(console, f"{tag}  {correction}")
 
 
 def _shortfall(check: Check, options: Verify) -> str:
@@ -242,5 +242,5 @@ def _shortfall(check: Check, options: Verify) -> str:
     return f"{result.tag} falls short: {what}; to repeat: {check.repeat()}"
 
 
-def _print(console: Console, line: str) -> None:
+def _print_line(console: Console, line: str) -> None:
     console.print(line, soft_wrap=True)

@@ -75,11 +75,11 @@ def _contents() -> str:
 
 
 def _symbols() -> str:
-    tables = [f"**{title}**\n\n{_table(rows)}" for title, rows in notation.SYMBOLS.items()]
+    tables = [f"**{title}**\n\n{_symbol_table(rows)}" for title, rows in notation.SYMBOLS.items()]
     return "\n\n".join(["## Symbols", *tables, _CONVENTIONS])
 
 
-def _table(rows: tuple[notation.Symbol, ...]) -> str:
+def _symbol_table(rows: tuple[notation.Symbol, ...]) -> str:
     lines = ["| symbol | in code | shape | meaning |", "|---|---|---|---|"]
     for symbol, code, shape, meaning in rows:
         names = f"`{code}`" if code else ""
@@ -106,7 +106,7 @@ def _entry(one: Identity) -> str:
     facts = [f"Holds {_where(one)}.", f"[Source](#sources): {_linked(one.source)}."]
     if one.implementation:
         facts.append(f"Computed by {', '.join(map(_function, one.implementation))}.")
-    link = f"[`{check.removeprefix('bnjax.')}`]({_path(sys.modules[check])})"
+    link = f"[`{check.removeprefix('bnjax.')}`]({_link_to(sys.modules[check])})"
     return "\n\n".join([*parts, " ".join([*facts, f"Checked in {link}."])])
 
 
@@ -119,10 +119,10 @@ def _where(one: Identity) -> str:
 
 
 def _function(name: str) -> str:
-    return f"[`{name.removeprefix('bnjax.')}`]({_path(defined_in(name)[1])})"
+    return f"[`{name.removeprefix('bnjax.')}`]({_link_to(defined_in(name)[1])})"
 
 
-def _path(module: ModuleType) -> str:
+def _link_to(module: ModuleType) -> str:
     """Return the link from docs/ to a module's file."""
     package = Path(bnjax.__file__).parent
     return f"../bnjax/{Path(str(module.__file__)).relative_to(package).as_posix()}"
