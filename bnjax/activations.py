@@ -1,8 +1,8 @@
 """Activation functions with their derivatives, written out.
 
-(BL.1)  u = g(y)
-(D.14)  ∂u/∂y = diag(g'(y))
-(BL.9)  for the sigmoid g' = g(1 − g) ≤ 1/4
+(BL.1)  u_next = g(y)
+(BL.9)  g'(y) = g(y) (1 − g(y)) ≤ 1/4 for the sigmoid
+(D.14)  ∂g(y_s)/∂y_s = diag(g'(y_s))
 
 Source: S0/S1 §1, S3, S4 (1).
 """

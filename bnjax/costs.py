@@ -1,7 +1,10 @@
 """Costs, each with the link that turns logits into predictions, and its output error.
 
-(BL.2)  C = Σ_s w_s C_s / Σ_s w_s, with C_s summed over the outputs
-(BL.3)  Δᴸ = (uᴸ − φ) w / Σ w, for each cost with its own link (w = 1 without weights)
+(BL.2)  C = Σ_s w_s C_s / Σ_s w_s
+(BL.3)  Δᴸ = w (uᴸ − φ) / Σ_s w_s
+
+C_s, the cost of one sample, is a sum over the outputs. BL.3 holds for each cost with its own link.
+Without sample weights w = 1.
 
 Source: S0/S1 §1; squared error and softmax are among the costs the sources allow.
 """
@@ -23,7 +26,7 @@ class Cost(NamedTuple):
         per_sample: (y, φ), both (B, n_out) -> C_s, (B,).
         link: y -> u = the prediction: sigmoid, softmax or the identity.
         error: (y, φ) -> ∂C_s/∂y = u − φ, (B, n_out), without cancellation where possible; for
-            softmax u Σ_k φ_k − φ, which is the same where φ adds up to one.
+            softmax u Σ_i φ_i − φ, which is the same where φ adds up to one.
     """
 
     per_sample: Callable[[Array, Array], Array]

@@ -1,4 +1,4 @@
-"""Defects found in other libraries (PEERS, "Defects of peers"), each shown to be absent here."""
+"""Defects found in other libraries, each shown to be absent here."""
 
 from functools import partial
 

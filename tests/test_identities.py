@@ -1,17 +1,13 @@
 import re
-from collections import Counter
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import bnjax
 from bnjax import activations, backprop, costs, folding, identities, kernel, moments, population
 from bnjax.identities import entries
 
-ROOT = Path(__file__).parents[1]
 COUNTS = {"BL": 9, "BN": 6, "D": 17, "P": 7, "G": 6, "E": 9}
 ALL = identities.all()
 BY_TAG = {one.tag: one for one in ALL}
@@ -313,37 +309,3 @@ def test_a_planted_error_is_caught(name, traced_anew, monkeypatch):
         one = identities.check(BY_TAG[tag], dtype="float64", key=jax.random.key(0), **case)
         assert not one.passed(), one
         assert one.error > 1e-5
-
-
-# --- the list is the only one ---------------------------------------------------------------------
-
-CITED = re.compile(rf"(?<![\w.])({'|'.join(COUNTS)})\.(\d+)(?![\w.]*\w)")
-
-
-def sources():
-    for folder in ("bnjax", "tests", "benchmarks"):
-        yield from sorted((ROOT / folder).rglob("*.py"))
-
-
-def test_every_tag_cited_anywhere_exists():
-    unknown = {
-        f"{file.relative_to(ROOT)}: {match[0]}"
-        for file in sources()
-        for match in CITED.finditer(file.read_text())
-        if match[0] not in BY_TAG
-    }
-    assert not unknown
-
-
-def test_the_search_finds_what_it_should():
-    text = f"K (D.4), BN.1–BN.3; see P.1, x.D.5, D.4.1 and `E.{99}`"
-    found = [match[0] for match in CITED.finditer(text)]
-    assert found == ["D.4", "BN.1", "BN.3", "P.1", f"E.{99}"]
-
-
-def test_no_other_file_of_the_package_lists_the_tags():
-    package = Path(bnjax.__file__).parent
-    for file in package.rglob("*.py"):
-        if file.parent.name != "identities":
-            cited = Counter(match[0] for match in CITED.finditer(file.read_text()))
-            assert len(cited) < len(ALL) / 3, file

@@ -1,7 +1,7 @@
 """What the geometry of a run was, epoch by epoch: recorded in training, read back to explain it.
 
-(G.1)  angles between Δ, u and x, on one batch that stays the same
-(G.6)  what stopped, and what handed its learning to γ
+The angles between Δ, u and x (G.1), and the neurons and weights that stopped learning (G.6), are
+those of one batch, which stays the same.
 
 geometry.npz holds the batch, `x` and `targets`, and for each network one structured array: a row
 for each epoch that was looked at, 0 for before training; its fields are those of

@@ -1,9 +1,9 @@
 """How well a network does on data, and with which statistics.
 
-(P.1, P.2)  cumulative: kept while training, every batch weighs the same
-(P.4)       folded: a baseline network that predicts the same
-(P.5)       precise: pooled over the training set, with the trained parameters
-(P.7)       ema: kept while training, the last batches weigh most
+- cumulative (P.1, P.2): kept while training; every batch has the same weight
+- ema (P.7): kept while training; the last batches have the largest weights
+- precise (P.5): pooled over the training set, with the trained parameters
+- folded (P.4): a baseline network with the same predictions
 """
 
 from collections.abc import Callable

@@ -15,15 +15,15 @@ from rich.table import Table
 from bnjax import identities
 from bnjax.app.folders import device_name, finite
 from bnjax.app.options import Verify
-from bnjax.identities import Identity, Result
+from bnjax.identities import Identity, Result, sheet
 
-# (ε, B, n): the width lets every activation occur, see identities.cases
+# (ε, B, n): with a width of 7 or more every activation occurs in the networks of a case
 SETTINGS = ((0.0, 8, 7), (0.3, 3, 9))
-_WORKERS = 2  # compiling is what takes the time, and it leaves Python's lock alone
+_THREADS = 2  # compiling takes most of the time, and it does not hold Python's lock
 
 
-class Setting(NamedTuple):
-    """What the cases of one run of all identities have in common."""
+class CaseSetting(NamedTuple):
+    """The arguments that the cases of one run over all identities share."""
 
     dtype: str
     eps: float
@@ -38,7 +38,7 @@ class Check(NamedTuple):
     seed: int
 
     def repeat(self) -> str:
-        """Write the command that repeats the check."""
+        """Return the command that repeats the check."""
         tag, *_, dtype, eps, batch, width = self.result
         return (
             f"bnjax verify --only {tag} --seed {self.seed} --cases 1 --batch {batch} "
@@ -47,13 +47,13 @@ class Check(NamedTuple):
 
 
 def verify(options: Verify) -> int:
-    """Check the identities as the options say; print the table.
+    """Check the chosen identities and print the results.
 
     Returns:
-        The exit code: 0, or 1 if one falls short.
+        The exit code: 0, or 1 if an identity falls short.
 
     Raises:
-        UserError: The options do not fit; nothing has been checked then.
+        UserError: An option is out of its range; nothing has been checked.
     """
     began = time.perf_counter()
     options.check()
@@ -61,12 +61,12 @@ def verify(options: Verify) -> int:
     chosen = [one for one in identities.all() if not options.only or one.tag in options.tags()]
     settings = _settings(options)
     found: dict[str, list[Check]] = {one.tag: [] for one in chosen}
-    with _progress(len(settings) * options.cases * len(chosen)) as advance:
+    with _progress(len(chosen), len(settings) * options.cases) as advance:
 
-        def run(setting: Setting) -> list[Check]:
+        def run(setting: CaseSetting) -> list[Check]:
             return list(_checks(chosen, setting, options, advance))
 
-        with ThreadPoolExecutor(_WORKERS) as pool:
+        with ThreadPoolExecutor(_THREADS) as pool:
             for checks in pool.map(run, settings):
                 for check in checks:
                     found[check.result.tag].append(check)
@@ -75,14 +75,14 @@ def verify(options: Verify) -> int:
     if options.json:
         print(json.dumps(finite(summary), allow_nan=False))
     else:
-        _show(chosen, found, summary, options)
+        _print_summary(chosen, found, summary, options)
     return 0 if summary["passed"] else 1
 
 
-def _settings(options: Verify) -> list[Setting]:
+def _settings(options: Verify) -> list[CaseSetting]:
     dtypes = tuple(identities.TOLERANCE) if options.dtype == "both" else (options.dtype,)
     settings = [
-        Setting(
+        CaseSetting(
             dtype,
             eps if options.eps is None else options.eps,
             batch if options.batch is None else options.batch,
@@ -91,13 +91,13 @@ def _settings(options: Verify) -> list[Setting]:
         for eps, batch, width in SETTINGS
         for dtype in dtypes
     ]
-    return list(dict.fromkeys(settings))  # two become one where the options leave nothing open
+    return list(dict.fromkeys(settings))  # equal ones are run once
 
 
 def _checks(
-    chosen: list[Identity], setting: Setting, options: Verify, advance: Any
+    chosen: list[Identity], setting: CaseSetting, options: Verify, advance: Any
 ) -> Iterator[Check]:
-    """Check all identities that hold in this setting, on every case."""
+    """Check, on every case of a setting, the identities that apply there."""
     for seed in range(options.seed, options.seed + options.cases):
         case = identities.draw(jax.random.key(seed), **setting._asdict())
         for one in chosen:
@@ -107,21 +107,24 @@ def _checks(
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """Show on stderr how far the checks are: a bar in a terminal, one line elsewhere."""
+def _progress(equations: int, cases: int) -> Iterator[Any]:
+    """Show the progress on stderr: a bar in a terminal, one line elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal or console.is_dumb_terminal:
-        console.print(f"checking, {total} times an equation on a case", highlight=False)
+        message = (
+            f"checking {equations} equation{'s' * (equations != 1)}, each on {cases} random cases"
+        )
+        console.print(message, highlight=False)
         yield lambda: None
         return
     columns = TextColumn("checking"), BarColumn(bar_width=40), MofNCompleteColumn()
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("checking", total=total)
+        task = progress.add_task("checking", total=equations * cases)
         yield lambda: progress.advance(task)
 
 
 def _worst(checks: list[Check], dtype: str) -> Check | None:
-    """Find the check of that dtype that is nearest to failing."""
+    """Return the check of that dtype that is nearest to failing, None if there is none."""
     of = [check for check in checks if check.result.dtype == dtype]
     # a claim that could not be refuted is worse than any error
     return max(of, key=lambda one: (not one.result.refuted(), one.result.error), default=None)
@@ -130,7 +133,7 @@ def _worst(checks: list[Check], dtype: str) -> Check | None:
 def _summary(
     chosen: list[Identity], found: dict[str, list[Check]], options: Verify
 ) -> dict[str, Any]:
-    """Gather what the checks showed, ready for JSON."""
+    """Summarize the checks in plain Python values, ready for JSON."""
     entries, worst = [], {}
     for one in chosen:
         checks = found[one.tag]
@@ -177,13 +180,13 @@ def _verdict(one: Identity, checks: list[Check], options: Verify) -> str:
     return "claim refuted" if one.correction else "holds"
 
 
-def _show(
+def _print_summary(
     chosen: list[Identity], found: dict[str, list[Check]], summary: dict[str, Any], options: Verify
 ) -> None:
-    """Print the summary for a person, on stdout."""
+    """Print the summary on stdout, as a table and sentences."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console.width = 130  # a file has no width: no claim is folded in it
+        console.width = 130  # a file has no width
     table = Table("tag", "claim", "source")
     dtypes = [dtype for dtype in identities.TOLERANCE if dtype in summary["worst"]]
     for dtype in dtypes:
@@ -204,26 +207,31 @@ def _show(
     for entry in short:
         for check in found[entry["tag"]]:
             if not check.result.passed(options.tolerance):
-                _print(console, _shortfall(check, options))
+                _print_line(console, _shortfall(check, options))
                 break
     worst = ", ".join(
         f"{check['error']:.1e} in {dtype} ({check['tag']})"
         for dtype, check in summary["worst"].items()
     )
     failures = f"{len(short)} fall{'s' if len(short) == 1 else ''} short"
-    _print(
+    _print_line(
         console,
         f"{summary['equations']} equations, {summary['checks']} checks, {failures}; "
         f"worst scaled error {worst or 'none'}; {summary['device']}, {summary['seconds']:.1f} s",
     )
+    _print_line(
+        console,
+        "S0 to S4 are the notes that bnjax grew out of. Formulas, derivations and sources: "
+        f"{sheet.COMMAND}",
+    )
     if summary["errata"]:
-        _print(console, "\nWhat the sources get wrong:")
+        _print_line(console, "\nWhat the sources get wrong:")
         for tag, correction in summary["errata"].items():
-            _print(console, f"{tag}  {correction}")
+            _print_line(console, f"{tag}  {correction}")
 
 
 def _shortfall(check: Check, options: Verify) -> str:
-    """Say by how much a check fell short, and how to repeat it."""
+    """Return by how much a check fell short, and the command that repeats it."""
     result = check.result
     if not result.refuted():
         refutation = 0.0 if result.refutation is None else result.refutation
@@ -234,5 +242,5 @@ def _shortfall(check: Check, options: Verify) -> str:
     return f"{result.tag} falls short: {what}; to repeat: {check.repeat()}"
 
 
-def _print(console: Console, line: str) -> None:
+def _print_line(console: Console, line: str) -> None:
     console.print(line, soft_wrap=True)

@@ -1,7 +1,10 @@
-"""Every equation of the sources as two sides that must agree: the single home of the tags.
+"""Every equation that bnjax implements, as two sides that must agree.
 
-The rooms state them: `baseline` (BL), `normalization` (BN), `derivatives`, `layers` and `samples`
-(D), `population` (P), `geometry` (G), `errata` (E). One equation more is one entry more.
+Each has a tag (D.4) by which code, documentation and notebooks cite it. The equations stand in
+`baseline` and `descent` (BL), `normalization` (BN), `derivatives`, `layers` and `samples` (D),
+`population` (P), `geometry` and `propagation` (G), `errata_notes` and `errata_lectures` (E), one
+`Identity` each, with its formula, derivation, source and check. `notation` defines the symbols,
+`sources` the sources, and `sheet` prints all of it as one document.
 """
 
 from typing import NamedTuple
@@ -12,11 +15,14 @@ from jax import Array
 from bnjax.identities import (
     baseline,
     derivatives,
-    errata,
+    descent,
+    errata_lectures,
+    errata_notes,
     geometry,
     layers,
     normalization,
     population,
+    propagation,
     samples,
 )
 from bnjax.identities.cases import Case, draw
@@ -35,7 +41,10 @@ __all__ = [
     "measure",
 ]
 
-_ROOMS = (baseline, normalization, derivatives, layers, samples, population, geometry, errata)
+_MODULES = (
+    *(baseline, descent, normalization, derivatives, layers, samples),
+    *(population, geometry, propagation, errata_notes, errata_lectures),
+)
 
 GROUPS = {
     "BL": "the baseline network",
@@ -46,18 +55,18 @@ GROUPS = {
     "E": "what the sources get wrong",
 }
 
-# on the scale of the terms that cancel, not of what is left of them
+# relative to the terms that cancel, not to their difference
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 
 
 class Result(NamedTuple):
-    """What one check found.
+    """The result of one check.
 
     Attributes:
-        tag: The identity's.
-        error: max |lhs − rhs|, in units of the identity's scale; infinite for NaN.
-        refutation: Where there is a claim to refute, how far it is from the truth, in the same
-            units (the least of its parts); otherwise None.
+        tag: The identity's tag.
+        error: max |lhs − rhs| in units of the identity's scale; infinite for NaN.
+        refutation: How far a false claim is from the truth, in the same units, at the part where
+            it is nearest; None for an identity without a claim to refute.
         margin: What the refutation must exceed.
         dtype: "float64" or "float32".
         eps: ε of the case.
@@ -75,23 +84,38 @@ class Result(NamedTuple):
     width: int
 
     def refuted(self) -> bool:
-        """Tell whether the claim that must fail fails; True where there is none."""
+        """Return whether the false claim is refuted; True where there is none."""
         return self.refutation is None or self.margin < self.refutation < float("inf")
 
     def passed(self, tolerance: float | None = None) -> bool:
-        """Tell whether the sides agree within the tolerance and the refuted claim fails."""
+        """Return whether the sides agree within the tolerance and the false claim is refuted."""
         limit = TOLERANCE[self.dtype] if tolerance is None else tolerance
         return self.error <= limit and self.refuted()
 
 
 def all() -> tuple[Identity, ...]:
-    """List every identity, in the order of the sources: BL, BN, D, P, G, E.
+    """Return every identity, in the order BL, BN, D, P, G, E and by number.
 
     Example:
         >>> len(all()), all()[0].tag, all()[0].formula
         (54, 'BL.1', 'y = u W + b,  u_next = g(y)')
     """
-    return tuple(entry for room in _ROOMS for entry in room.ENTRIES)
+    return tuple(
+        sorted(
+            (one for module in _MODULES for one in module.ENTRIES), key=lambda one: order(one.tag)
+        )
+    )
+
+
+def order(tag: str) -> tuple[int, int]:
+    """Return the place of a tag in the list: its group's, and its number.
+
+    Example:
+        >>> sorted(["D.10", "D.4", "BN.2"], key=order)
+        ['BN.2', 'D.4', 'D.10']
+    """
+    group, number = tag.split(".")
+    return list(GROUPS).index(group), int(number)
 
 
 def check(
@@ -104,7 +128,7 @@ def check(
         dtype: "float64" or "float32", in which the library and JAX compute; NumPy's side is
             always float64.
         eps: ε ≥ 0; 0 where the identity holds at ε = 0 only.
-        key: A `jax.random.key`: the same key gives the same case, in both dtypes.
+        key: A `jax.random.key`: the same key draws the same case, in both dtypes.
         batch: B, at least 2, and at least `identity.batch`.
         width: n ≥ 1.
 
@@ -147,7 +171,7 @@ def check(
 
 
 def measure(identity: Identity, case: Case) -> Result:
-    """Check an identity on a case that `draw` gave, without looking at the arguments."""
+    """Check an identity on a case from `draw`, without checking the arguments."""
     error, _ = gap(identity.sides(case))
     refutation = None if identity.refuted is None else gap(identity.refuted(case))[1]
     return Result(

@@ -1,4 +1,4 @@
-"""Random cases: all that an identity may need, drawn from a key, well-conditioned at ε = 0."""
+"""Random cases: everything an identity may need, drawn from a key, well-conditioned at ε = 0."""
 
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -71,7 +71,7 @@ class Case(NamedTuple):
 
 
 def _shares(n: int) -> list[tuple[str, slice]]:
-    """Deal n neurons to the activations, in blocks."""
+    """Assign n neurons to the activations, in blocks."""
     blocks = np.array_split(np.arange(n), len(ACTIVATIONS))
     return [
         (name, slice(int(block[0]), int(block[-1]) + 1))
@@ -90,7 +90,7 @@ def _mixed_prime(y: Array) -> Array:
     return jnp.concatenate(parts, -1)
 
 
-# one network in which every activation works: a network for each is one compilation for each
+# one network with every activation in it: a network for each would be a compilation for each
 MIXED = Activation(_mixed, _mixed_prime)
 
 
@@ -100,36 +100,44 @@ def mixed(y: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, -1)
 
 
-def draw(key: Array, *, dtype: str, eps: float, batch: int, width: int) -> Case:
-    """Draw a case: the same numbers in either dtype, but for their rounding.
+def _signed(rng: np.random.Generator, *shape: int) -> Any:
+    """Draw numbers of magnitude 0.5 to 1.5 and of either sign."""
+    return rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)
 
-    Where σ is small beside |x| everything after it is rounding, and at ε = 0 nothing hides that:
-    of many candidates for each column of x and of every W, the one with most spread is taken.
+
+def _draw_parameters(
+    rng: np.random.Generator, inputs: np.ndarray, sizes: tuple[int, ...], eps: float
+) -> tuple[Any, Any]:
+    """Draw the parameters of both networks, in NumPy and with the same W."""
+    params, baseline_params = [], []
+    for n_in, n_out in pairwise(sizes):
+        candidates = rng.normal(size=(_CANDIDATES, n_in, n_out)) / n_in**0.5
+        W = _best(candidates, inputs @ candidates, np.ones((len(inputs), 1)))
+        gamma, beta = _signed(rng, n_out), _signed(rng, n_out) * rng.uniform(0, 0.3, n_out)
+        b = _signed(rng, n_out) / 2
+        params.append(NormDense(W, gamma, beta))
+        baseline_params.append(Dense(W, b))
+        inputs = mixed(gamma * numeric.normalized_layer(inputs @ W, eps).x_hat + beta)
+    return tuple(params), tuple(baseline_params)
+
+
+def draw(key: Array, *, dtype: str, eps: float, batch: int, width: int) -> Case:
+    """Draw a case: the same numbers in either dtype, up to rounding.
+
+    Where σ is small beside |x| the rounding of x is all that is left, and at ε = 0 nothing hides
+    it: of many candidates for each column of x and of every W, the one with most spread is taken.
     """
     words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
     rng = np.random.default_rng(np.asarray(words).ravel())
     B, n = batch, width
-
-    def signed(*shape: int) -> Any:
-        return rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)
-
     weights = rng.uniform(0.5, 2, (B, 1))
     if B > 2:  # two samples must remain
         weights[rng.integers(B)] = 0
     columns = rng.normal(size=(_CANDIDATES, B, n))
     x = _best(columns, columns, weights) * rng.uniform(0.5, 2, n) + rng.normal(size=n)
     u = rng.normal(size=(B, n + 1)) + rng.normal(size=n + 1)
-    params, baseline_params = [], []
     sizes = (n + 1, *(n,) * LAYERS)
-    inputs = u
-    for n_in, n_out in pairwise(sizes):
-        candidates = rng.normal(size=(_CANDIDATES, n_in, n_out)) / n_in**0.5
-        W = _best(candidates, inputs @ candidates, np.ones((B, 1)))
-        gamma, beta = signed(n_out), signed(n_out) * rng.uniform(0, 0.3, n_out)
-        b = signed(n_out) / 2
-        params.append(NormDense(W, gamma, beta))
-        baseline_params.append(Dense(W, b))
-        inputs = mixed(gamma * numeric.layer(inputs @ W, eps).x_hat + beta)
+    params, baseline_params = _draw_parameters(rng, u, sizes, eps)
     case = Case(
         dtype=dtype,
         eps=eps,
@@ -142,16 +150,16 @@ def draw(key: Array, *, dtype: str, eps: float, batch: int, width: int) -> Case:
         beta=params[0].beta,
         bias=rng.normal(size=n),
         factor=rng.uniform(0.5, 2, n),
-        y_bar=signed(B, n),
-        x_dot=signed(B, n),
-        mean_bar=signed(n),
-        var_bar=signed(n),
+        y_bar=_signed(rng, B, n),
+        x_dot=_signed(rng, B, n),
+        mean_bar=_signed(rng, n),
+        var_bar=_signed(rng, n),
         weights=weights,
         targets=rng.uniform(0.1, 0.9, (B, n)),
         net=Network(sizes, activation=MIXED, norm_output=True, eps=eps),
-        params=tuple(params),
+        params=params,
         baseline=Network(sizes, activation=MIXED, norm=False),
-        baseline_params=tuple(baseline_params),
+        baseline_params=baseline_params,
         batches=rng.normal(size=(3, B, n + 1)) + rng.normal(size=n + 1),
         population=rng.normal(size=5) + 1,
     )
@@ -163,7 +171,7 @@ def draw(key: Array, *, dtype: str, eps: float, batch: int, width: int) -> Case:
 
 
 def _best(candidates: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> Any:
-    """Choose for each column the candidate that makes it spread most, with and without weights."""
+    """Choose for each column the candidate of largest spread, with and without weights."""
 
     def condition(w: np.ndarray) -> np.ndarray:
         mean = (w * columns).sum(1, keepdims=True) / w.sum()
@@ -175,5 +183,5 @@ def _best(candidates: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> A
 
 
 def float64(params: Params) -> list[tuple[np.ndarray, ...]]:
-    """Widen a network's parameters, each layer to a plain tuple."""
+    """Convert a network's parameters to float64, each layer to a plain tuple."""
     return [tuple(np.asarray(leaf, np.float64) for leaf in layer) for layer in params]

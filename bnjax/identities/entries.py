@@ -1,11 +1,13 @@
-"""What an identity is, and how the rooms of this package write theirs down."""
+"""What an identity is, and how the modules of this package record theirs."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from bnjax.identities.cases import Case
+from bnjax.identities.notation import glyphs, statements
 
 Holds = Literal["every eps", "eps = 0"]
 
@@ -25,21 +27,23 @@ class Sides(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """One equation of the sources, ready to be checked.
+    """One equation of the sources, with everything that is known of it, ready to be checked.
 
     Attributes:
         tag: BL.1 ... E.9.
-        claim: One line of English.
-        formula: The equation in Unicode.
-        source: Where it comes from.
+        claim: One line of English; of an erratum, the claim that is false.
+        formula: The statements in Unicode, set apart by "," and two spaces.
+        source: Where it comes from: keys of `sources.SOURCES`, or "own derivation".
         sides: Case -> `Sides`, whose two sides must agree.
         holds: "every eps", or "eps = 0" where only exact normalization has the property.
-        scale: In words, the size of the terms that cancel: what an error is measured on.
-        batch: The least B that shows it.
-        refuted: Case -> `Sides` that must differ, in every pair: a claim that is false, and what
-            is true. All errata have one. None elsewhere, but where the claim denies something.
+        scale: In words, the size of the terms that cancel, by which an error is divided.
+        batch: The least B for which it says anything.
+        refuted: Case -> `Sides` that must differ in every pair: a false claim and the truth. Every
+            erratum has one; another identity only where its claim denies something.
         margin: By how much of the scale the refuted sides must differ.
-        correction: Errata: in plain words, what is wrong and what is right.
+        correction: Of an erratum: what is wrong, and what is right.
+        derivation: The formula derived from other tags, one step a line; "" where there is none.
+        implementation: Dotted names of the functions that compute it; () where none does.
     """
 
     tag: str
@@ -53,14 +57,26 @@ class Identity(NamedTuple):
     refuted: Callable[[Case], Sides] | None
     margin: float
     correction: str
+    derivation: str
+    implementation: tuple[str, ...]
+
+    @property
+    def statements(self) -> tuple[str, ...]:
+        """The statements of the formula, one by one."""
+        return statements(self.formula)
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The symbols of `notation.SYMBOLS` that the formula uses, without indices."""
+        return glyphs(self.formula)
 
     def applies(self, eps: float, batch: int) -> bool:
-        """Tell whether the identity has something to say at this ε and B."""
+        """Return whether the identity holds at this ε and says anything at this B."""
         return (eps == 0 or self.holds == "every eps") and batch >= self.batch
 
 
 def recorder(entries: list[Identity]) -> Callable[..., Callable[[Callable[[Case], Sides]], Any]]:
-    """Make the decorator that turns a function Case -> Sides into an entry of `entries`."""
+    """Make the decorator that records a function Case -> Sides as an entry of `entries`."""
 
     def identity(
         tag: str,
@@ -74,11 +90,14 @@ def recorder(entries: list[Identity]) -> Callable[..., Callable[[Callable[[Case]
         refuted: Callable[[Case], Sides] | None = None,
         margin: float = 1e-4,
         correction: str = "",
+        derivation: str = "",
+        implementation: tuple[str, ...] = (),
     ) -> Callable[[Callable[[Case], Sides]], Callable[[Case], Sides]]:
         def record(function: Callable[[Case], Sides]) -> Callable[[Case], Sides]:
             text = tag, claim, formula, source
-            more = holds, scale, batch, refuted, margin, correction
-            entries.append(Identity(*text, function, *more))
+            check = function, holds, scale, batch, refuted, margin
+            more = correction, inspect.cleandoc(derivation), implementation
+            entries.append(Identity(*text, *check, *more))
             return function
 
         return record
@@ -101,12 +120,12 @@ def sides(*pairs: tuple[Any, ...]) -> Sides:
 def paired(
     lhs: Iterable[Any], rhs: Iterable[Any], terms: Iterable[Any]
 ) -> tuple[tuple[Any, Any, Any], ...]:
-    """Line up two lists of leaves, and the terms of each, for `sides`."""
+    """Zip two lists of leaves and the terms of each, for `sides`."""
     return tuple(zip(lhs, rhs, terms, strict=True))
 
 
 def largest(terms: Any) -> float:
-    """Find the largest magnitude; NaN where there is one."""
+    """Return the largest magnitude, or NaN if there is one."""
     return float(np.max(np.abs(np.asarray(terms, np.float64))))
 
 
@@ -120,7 +139,7 @@ def gap(found: Sides) -> tuple[float, float]:
     errors = []
     for lhs, rhs, scale in zip(*found, strict=True):
         a, b = np.asarray(lhs, np.float64), np.asarray(rhs, np.float64)
-        alike = a.shape == b.shape  # a broadcast would compare what does not correspond
+        alike = a.shape == b.shape  # broadcasting would compare entries that do not correspond
         if not alike or not np.all(np.isfinite([a, b])) or not 0 <= scale < np.inf:
             errors.append(np.inf)
             continue

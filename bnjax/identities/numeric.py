@@ -1,6 +1,6 @@
 """The equations in NumPy float64: the side that neither the library nor JAX computes.
 
-Source: EQUATIONS' definitions, written without looking at the library's code.
+Everything follows from the definitions in `notation` and BN.2 alone, not from the library's code.
 """
 
 import math
@@ -58,7 +58,7 @@ def slope(name: str, y: Any) -> np.ndarray:
     return _SLOPE[name](wide(y))
 
 
-class Layer(NamedTuple):
+class NormalizedLayer(NamedTuple):
     """A normalized layer: μ, σ², r, ρ (n,), and x̂ (B, n), in float64."""
 
     mean: np.ndarray
@@ -68,16 +68,16 @@ class Layer(NamedTuple):
     x_hat: np.ndarray
 
 
-def layer(x: Any, eps: float) -> Layer:
+def normalized_layer(x: Any, eps: float) -> NormalizedLayer:
     """Normalize over the first axis: BN.2."""
     x = wide(x)
     mean = x.sum(0) / len(x)
     var = ((x - mean) ** 2).sum(0) / len(x)
     r = (var + eps) ** -0.5
-    return Layer(mean, var, r, np.sqrt(var / (var + eps)), (x - mean) * r)
+    return NormalizedLayer(mean, var, r, np.sqrt(var / (var + eps)), (x - mean) * r)
 
 
-def kernel(t: Any, at: Layer, gamma: Any = 1.0) -> np.ndarray:
+def times_kernel(t: Any, at: NormalizedLayer, gamma: Any = 1.0) -> np.ndarray:
     """Apply K(t) = γ r [t − ⟨t⟩ − x̂ ⟨t x̂⟩] (D.4)."""
     t = wide(t)
     return gamma * at.r * (t - t.mean(0) - at.x_hat * (t * at.x_hat).mean(0))
@@ -92,7 +92,7 @@ def hat(a: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cosines(a: Any, b: Any) -> np.ndarray:
-    """Correlate every column of a with every one of b: (n_a, n_b) (G.1)."""
+    """Correlate every column of a with every column of b: (n_a, n_b) (G.1)."""
     a_hat, b_hat = hat(a)[1], hat(b)[1]
     return a_hat.T @ b_hat / len(a_hat)
 
@@ -102,8 +102,8 @@ def magnitudes(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Bound the terms that cancel in the error recursion and in the gradients, layer by layer.
 
-    What remains of Δ may be far smaller, as with two samples: |Δᴸ| is carried down through
-    |g'|, |γ r| and |W|, and nothing is subtracted.
+    Δ itself may be far smaller, as with two samples. Here |Δᴸ| is propagated through |g'|, |γ r|
+    and |W|, and nothing is subtracted.
 
     Returns:
         |Δˡ| (B, n) and |u|ᵀ |γ r Δˡ| (n_in, n), of every layer.
@@ -111,7 +111,7 @@ def magnitudes(
     size = np.abs(wide(error))
     deltas, gradients = [], []
     for at in reversed(range(len(params))):
-        through = size * (np.abs(params[at][1] * layer(xs[at], eps).r) if norm else 1.0)
+        through = size * (np.abs(params[at][1] * normalized_layer(xs[at], eps).r) if norm else 1.0)
         deltas.insert(0, size)
         gradients.insert(0, np.abs(wide(us[at])).T @ through)
         if at:

@@ -10,7 +10,7 @@ from jax import Array
 
 from bnjax import folding, network, norm
 from bnjax import population as statistics
-from bnjax.identities import numeric, observed
+from bnjax.identities import flows, numeric
 from bnjax.identities.cases import Case
 from bnjax.identities.entries import Identity, Sides, recorder, sides
 from bnjax.identities.quick import quick
@@ -23,8 +23,8 @@ DECAY = 0.9  # d
 _DRAWN = 3  # samples in a batch of P.6
 
 
-class Gathered(NamedTuple):
-    """What `population` makes of the batches: (mean, var) each, and their moments."""
+class InferenceStatistics(NamedTuple):
+    """The batches' statistics by `population`: (mean, var) each; and the batches' own moments."""
 
     average: Any
     moving: Any
@@ -33,7 +33,7 @@ class Gathered(NamedTuple):
 
 
 @quick()
-def _gathered(batches: Any) -> Gathered:
+def _inference_statistics(batches: Any) -> InferenceStatistics:
     each = jax.vmap(lambda x: norm.batch_norm(x)[1])(batches)
 
     def take(state: Any, moments: Any) -> tuple[Any, None]:
@@ -41,23 +41,24 @@ def _gathered(batches: Any) -> Gathered:
 
     start = statistics.init(batches.shape[-1], batches.dtype)
     moving = statistics.statistics(jax.lax.scan(take, start, each)[0])
-    return Gathered(statistics.average(each), moving, statistics.pool(each), each)
+    return InferenceStatistics(statistics.average(each), moving, statistics.pool(each), each)
 
 
 def _data(case: Case) -> np.ndarray:
-    """Hand out the mini-batches in float64: (K, B, n + 1)."""
+    """Return the mini-batches in float64: (N_B, B, n + 1)."""
     return numeric.wide(case.batches)
 
 
 @identity(
     "P.1",
-    "the mean for inference: the mini-batches' average, for equal batches the data's own",
-    "μ_BN = (1/K) Σ_B μ_B",
-    "S3; Ioffe & Szegedy",
+    "The mean for inference: the average of the mini-batches' means",
+    "μ_BN = Σ_k μ_k / N_B",
+    "S3; Ioffe & Szegedy 2015",
     scale="|x|",
+    implementation=("bnjax.population.average", "bnjax.population.update"),
 )
 def _mean(case: Case) -> Sides:
-    found, data = _gathered(case.batches), _data(case)
+    found, data = _inference_statistics(case.batches), _data(case)
     return sides(
         (found.average[0], data.mean((0, 1)), data),
         (numeric.wide(found.each.mean).mean(0), data.mean((0, 1)), data),
@@ -66,14 +67,15 @@ def _mean(case: Case) -> Sides:
 
 @identity(
     "P.2",
-    "the variance for inference: the mini-batches' unbiased ones, averaged",
-    "σ²_BN = B/(B − 1) · (1/K) Σ_B σ_B²",
-    "S3; Ioffe & Szegedy",
+    "The variance for inference: the average of the mini-batches' unbiased variances",
+    "σ²_BN = Σ_k n_k/(n_k − 1) σ_k² / N_B",
+    "S3; Ioffe & Szegedy 2015",
     scale="σ²",
+    implementation=("bnjax.population.average", "bnjax.population.update"),
 )
 def variance(case: Case) -> Sides:
-    """Hold the library's inference variance against the unbiased one of NumPy."""
-    found = _gathered(case.batches)
+    """Compare the library's variance for inference with the unbiased one of NumPy."""
+    found = _inference_statistics(case.batches)
     unbiased = _data(case).var(1, ddof=1).mean(0)
     return sides(
         (found.average[1], unbiased),
@@ -82,31 +84,32 @@ def variance(case: Case) -> Sides:
 
 
 @quick("eps")
-def _normalize(x: Any, mean: Any, var: Any, gamma: Any, beta: Any, *, eps: float) -> Array:
+def _normalized_with(x: Any, mean: Any, var: Any, gamma: Any, beta: Any, *, eps: float) -> Array:
     return norm.normalize(x, mean, var, gamma, beta, eps=eps)
 
 
-def _statistics(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Make up statistics gathered elsewhere: (mean, var), (n,) each."""
+def _made_up_statistics(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Return statistics that are not the batch's own: (mean, var), (n,) each."""
     return case.bias, case.factor**2
 
 
 @identity(
     "P.3",
-    "inference is affine, sample by sample: no batch",
-    "y = γ x r_BN + (β − γ μ_BN r_BN)",
-    "S3; Ioffe & Szegedy",
+    "With given statistics normalization is affine in x, each sample by itself",
+    "y = γ (x − μ) r + β,  y = γ x r_BN + (β − γ μ_BN r_BN),  r_BN = (σ²_BN + ε)^(−1/2)",
+    "S3; Ioffe & Szegedy 2015",
     scale="|γ x r| + |γ μ r| + |β|",
+    implementation=("bnjax.normalize",),
 )
 def _inference(case: Case) -> Sides:
-    mean, var = _statistics(case)
+    mean, var = _made_up_statistics(case)
     slope = case.gamma / np.sqrt(numeric.wide(var) + case.eps)
     terms = np.abs(slope * case.x) + np.abs(slope * mean) + np.abs(case.beta)
     arrays = mean, var, case.gamma, case.beta
-    y = _normalize(case.x, *arrays, eps=case.eps)
-    # every other sample moved: what remains is what it was
+    y = _normalized_with(case.x, *arrays, eps=case.eps)
+    # every sample but the first is moved: the first one's y must stay
     moved = np.where(np.arange(case.batch)[:, None] == 0, case.x, case.x + case.x_dot)
-    alone = _normalize(moved, *arrays, eps=case.eps)
+    alone = _normalized_with(moved, *arrays, eps=case.eps)
     return sides(
         (y, numeric.wide(case.x) * slope + (case.beta - slope * mean), terms),
         (y[0], alone[0], terms),
@@ -124,15 +127,24 @@ def _logits(net: Any, baseline: Any, params: Any, state: Any, folded: Any, x: An
 
 @identity(
     "P.4",
-    "a normalized network, for inference, is a baseline network",
-    "W' = W diag(γ r_BN),  b' = β − γ μ_BN r_BN",
+    "For inference a normalized network folds into a baseline network",
+    "W' = W diag(γ r_BN),  b' = β − γ μ_BN r_BN,  y = u W' + b'",
     "S3",
     scale="|y| + |b'|, |W'|, |β| + |γ μ r|",
+    derivation="""
+        y = γ x r_BN + (β − γ μ_BN r_BN)           (P.3)
+        x_si = Σ_j u_sj W_ji                       (BN.1)
+        ==> y_si = Σ_j u_sj W_ji γ_i (r_BN)_i + (β − γ μ_BN r_BN)_i
+        ==> y = u W' + b' with W' = W diag(γ r_BN),  b' = β − γ μ_BN r_BN
+        which is a layer of the baseline network   (BL.1)
+    """,
+    implementation=("bnjax.folding.fold", "bnjax.folding.fold_affine"),
 )
 def _folding(case: Case) -> Sides:
-    mean, var = _statistics(case)
+    mean, var = _made_up_statistics(case)
     state = tuple(
-        one._replace(mean=mean, var=var, batches=one.batches + 1) for one in observed.states(case)
+        one._replace(mean=mean, var=var, batches=one.batches + 1)
+        for one in flows.initial_state(case)
     )
     baseline, folded = folding.fold(case.net, case.params, state)
     y, *of_folded = _logits(case.net, baseline, case.params, state, folded, case.u)
@@ -159,13 +171,25 @@ def _pools(mean: Any, var: Any, count: Any) -> Any:
 
 @identity(
     "P.5",
-    "pooled instead of averaged: the data's own variance, exactly",
-    "Var[x] = ⟨σ_B²⟩ + Var_B[μ_B], weighted by count",
-    "ours",
+    "Pooled moments: the exact mean and variance of all samples together",
+    "N = Σ_k n_k,  E[x] = Σ_k n_k μ_k / N,  Var[x] = Σ_k n_k [σ_k² + (μ_k − E[x])²] / N,  "
+    "E[x] = μ_1 + (n_2/N) (μ_2 − μ_1) where N_B = 2,  "
+    "Var[x] = σ_1² + (n_2/N) (σ_2² − σ_1²) + (n_1/N) (n_2/N) (μ_2 − μ_1)² where N_B = 2",
+    "own derivation; Chan, Golub & LeVeque 1983",
     scale="|x|, x²",
+    derivation="""
+        the sums of x and of (x − E[x])² over all samples are those over the mini-batches
+        ==> E[x] = Σ_k n_k μ_k / N                        (BN.2)
+        of mini-batch k:  ⟨(x − E[x])²⟩ = ⟨(x − μ_k)²⟩ + (μ_k − E[x])², as ⟨x − μ_k⟩ = 0
+        ==> Var[x] = Σ_k n_k [σ_k² + (μ_k − E[x])²] / N   (BN.2)
+        two of them:  E[x] = μ_1 + (n_2/N) (μ_2 − μ_1), as n_1 = N − n_2
+        μ_1 − E[x] = −(n_2/N) (μ_2 − μ_1),  μ_2 − E[x] = (n_1/N) (μ_2 − μ_1)
+        ==> Var[x] = σ_1² + (n_2/N) (σ_2² − σ_1²) + (n_1/N) (n_2/N) (μ_2 − μ_1)²
+    """,
+    implementation=("bnjax.population.pool", "bnjax.population.merge"),
 )
 def _pooled(case: Case) -> Sides:
-    data, found = _data(case), _gathered(case.batches)
+    data, found = _data(case), _inference_statistics(case.batches)
     n = data.shape[2]
     equal = numeric.wide(found.each.var).mean(0) + numeric.wide(found.each.mean).var(0)
     flat = data.reshape(-1, n)
@@ -181,8 +205,8 @@ def _pooled(case: Case) -> Sides:
 
 
 @quick()
-def _averages(*drawn: Any) -> list[Array]:
-    """Average the unbiased variances of each set of batches (B, K)."""
+def _averaged_variances(*drawn: Any) -> list[Array]:
+    """Average the unbiased variances of each set of batches (B, N_B)."""
     found = []
     for batches in drawn:
         moments = norm.batch_norm(batches)[1]  # one batch is one channel
@@ -192,29 +216,41 @@ def _averages(*drawn: Any) -> list[Array]:
 
 @identity(
     "P.6",
-    "what the unbiased variance estimates: counted over every batch that can be drawn",
-    "E[B/(B − 1) σ_B²] = Var (÷ N) with replacement;  ÷ (N − 1) without",
+    "What the unbiased variance estimates, over all mini-batches that can be drawn",
+    "E[B/(B − 1) σ_k²] = Var[x] drawn with replacement,  "
+    "E[B/(B − 1) σ_k²] = N/(N − 1) Var[x] drawn without replacement",
     "S3",
-    scale="Var",
+    scale="Var[x]",
 )
 def _expectation(case: Case) -> Sides:
     population = case.population
     every = range(len(population))
     ways = product(every, repeat=_DRAWN), combinations(every, _DRAWN)
-    with_replacement, without = _averages(*(population[np.array(list(way)).T] for way in ways))
+    with_replacement, without = _averaged_variances(
+        *(population[np.array(list(way)).T] for way in ways)
+    )
     wide = numeric.wide(population)
     return sides((with_replacement, wide.var()), (without, wide.var(ddof=1)))
 
 
 @identity(
     "P.7",
-    "the running estimate: weights that add up to one from the first batch on",
-    "m_k = d m_(k−1) + (1 − d) μ_k, m_0 = 0, read as m_k / (1 − d^k)",
-    "S3; ours",
+    "The running mean, divided by the sum of its weights",
+    "m_k = d m_(k−1) + (1 − d) μ_k,  m_0 = 0,  μ_BN ≈ m_k / (1 − d^k),  "
+    "m_k / (1 − d^k) = Σ_k' d^(k−k') μ_k' / Σ_k' d^(k−k')",
+    "S3; own derivation",
     scale="|x|, σ²",
+    derivation="""
+        m_k = d m_(k−1) + (1 − d) μ_k from m_0 = 0
+        ==> m_k = (1 − d) Σ_k' d^(k−k') μ_k', for k' from 1 to k
+        (1 − d) Σ_k' d^(k−k') = 1 − d^k
+        ==> m_k / (1 − d^k) = Σ_k' d^(k−k') μ_k' / Σ_k' d^(k−k')
+        the running variance averages n_k/(n_k − 1) σ_k² in the same way   (P.2)
+    """,
+    implementation=("bnjax.population.update", "bnjax.population.statistics"),
 )
 def _running(case: Case) -> Sides:
-    data, (mean, var) = _data(case), _gathered(case.batches).moving
+    data, (mean, var) = _data(case), _inference_statistics(case.batches).moving
     m, v = np.zeros(data.shape[2]), np.zeros(data.shape[2])
     for x in data:
         m = DECAY * m + (1 - DECAY) * x.mean(0)

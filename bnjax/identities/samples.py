@@ -25,14 +25,26 @@ def _frozen(net: Any, params: Any, inputs: Any, targets: Any) -> Any:
 
 @identity(
     "D.13",
-    "with the statistics held constant (evaluation mode) the weights' gradient is another",
-    "J_y(W)ᵀ v = diag(γ r) v oᵀ,  ∇_W f = uᵀ (Δ ⊙ γ r);  "
-    "D.9 − D.13 = −B γ r (⟨Δ⟩⟨u_j⟩ + ⟨Δ x̂⟩⟨u_j x̂⟩)",
+    "With μ and σ² held constant (evaluation) the weight gradient is a different one",
+    "∂y_si/∂W_ji = γ_i r_i u_sj where μ, σ² are constant,  "
+    "x̄ = γ r ȳ where μ, σ² are constant,  ∂C/∂W = uᵀ (γ r Δ) where μ, σ² are constant,  "
+    "∂C/∂W_ji = B γ_i r_i ⟨Δ_i u_j⟩ where μ, σ² are constant,  "
+    "[uᵀ (γ r Δ) − uᵀ K(Δ)]_ji = B γ_i r_i [⟨Δ_i⟩⟨u_j⟩ + ⟨Δ_i x̂_i⟩⟨u_j x̂_i⟩]",
     "S4 (4)",
     scale="|γ r u|, |u|ᵀ |γ r Δ|",
+    derivation="""
+        y = γ (x − μ) r + β with constant μ and r                         (BN.2, BN.3)
+        ==> ∂y_si/∂x_si = γ_i r_i, and x̄ = γ r ȳ
+        ∂x_si/∂W_ji = u_sj                                                (BN.1)
+        ==> ∂y_si/∂W_ji = γ_i r_i u_sj;  S4 writes diag(γ r) e_i oᵀ, with o for u_s
+        ==> ∂C/∂W = uᵀ (γ r Δ),  ∂C/∂W_ji = B γ_i r_i ⟨Δ_i u_j⟩
+        With the statistics as functions of x, K takes the place of γ r   (D.9)
+        ==> [uᵀ (γ r Δ) − uᵀ K(Δ)]_ji = B γ_i r_i [⟨Δ_i⟩⟨u_j⟩ + ⟨Δ_i x̂_i⟩⟨u_j x̂_i⟩]
+    """,
+    implementation=("bnjax.jacobian.frozen_weight_jacobian", "bnjax.backprop.value_and_grad"),
 )
 def _frozen_statistics(case: Case) -> Sides:
-    at, u, B = layers.layer(case), numeric.wide(case.u), case.batch
+    at, u, B = layers.layer_of(case), numeric.wide(case.u), case.batch
     formula = np.broadcast_to(u[:, :, None] * (case.gamma * at.r), (*u.shape, case.width))
     frozen = u.T @ (case.y_bar * case.gamma * at.r)
     terms, found = layers.gradient_terms(case, at), observed.by_weights(case)
@@ -47,7 +59,7 @@ def _frozen_statistics(case: Case) -> Sides:
         (found.frozen_jacobian, layers.between_neurons(formula), formula),
         (observed.by_library_jacobian(case).frozen, formula, formula),
         (found.frozen_W, frozen, terms),
-        (layers.gradient(case, at) - frozen, -B * case.gamma * at.r * lost, terms),
+        (layers.weight_gradient_by_means(case, at) - frozen, -B * case.gamma * at.r * lost, terms),
         (found.W - found.frozen_W, -B * case.gamma * at.r * lost, terms),
         (by_hand, u.T @ (delta * case.gamma * at.r), size),
     )
@@ -55,16 +67,23 @@ def _frozen_statistics(case: Case) -> Sides:
 
 @quick()
 def _activations(y: Any) -> tuple[Array, Array]:
-    """Form the Jacobian of `MIXED`, sample by sample: by autodiff, by the library."""
+    """Compute the Jacobian of `MIXED`, sample by sample: by autodiff, by the library."""
     return jax.vmap(jax.jacfwd(MIXED.g))(y), jacobian.activation_jacobian(y, MIXED)
 
 
 @identity(
     "D.14",
-    "an activation acts neuron by neuron, all of them",
-    "J_o(a) = diag(g'(a)),  ∇_a f = g'(a) ⊙ ∇_o f",
+    "An activation acts on each neuron by itself",
+    "∂g(y_s)/∂y_s = diag(g'(y_s)),  Δ = g'(y) ⊙ ∂C/∂u_next",
     "S4 (1)",
-    scale="1, |∇_o f|",
+    scale="1, |∂C/∂u_next|",
+    derivation="""
+        u_next = g(y), entry by entry   (BL.1, BN.3)
+        ==> ∂g(y_s)_i/∂y_si' = δ_ii' g'(y_si)
+        ==> ∂g(y_s)/∂y_s = diag(g'(y_s))
+        ==> Δ_si = ∂C/∂y_si = g'(y_si) ∂C/∂(u_next)_si
+    """,
+    implementation=("bnjax.jacobian.activation_jacobian", "bnjax.activations.get"),
 )
 def _activation(case: Case) -> Sides:
     # a column of the same numbers for each activation
@@ -78,13 +97,20 @@ def _activation(case: Case) -> Sides:
 
 @identity(
     "D.15",
-    "how y depends on γ",
-    "J_a(γ) = diag(x̂_s),  ∇_γ f = Σ_s x̂_s ⊙ ∇_a f",
+    "The derivative of y with respect to γ",
+    "∂y_s/∂γ = diag(x̂_s),  γ̄ = Σ_s x̂_s ⊙ ȳ_s",
     "S4 (2)",
-    scale="|x̂|, Σ_s |x̂ ∇_a f|",
+    scale="|x̂|, Σ_s |x̂ ȳ|",
+    derivation="""
+        y_si = γ_i x̂_si + β_i   (BN.3)
+        ==> ∂y_si/∂γ_i' = δ_ii' x̂_si
+        ==> ∂y_s/∂γ = diag(x̂_s)
+        ==> γ̄ = Σ_s diag(x̂_s) ȳ_s = Σ_s x̂_s ⊙ ȳ_s
+    """,
+    implementation=("bnjax.jacobian.gamma_jacobian",),
 )
 def _gamma(case: Case) -> Sides:
-    x_hat = numeric.layer(case.x, case.eps).x_hat
+    x_hat = numeric.normalized_layer(case.x, case.eps).x_hat
     formula = np.einsum("si,ik->sik", x_hat, np.eye(case.width))
     pulled = np.einsum("sik,si->k", formula, case.y_bar)
     return sides(
@@ -96,10 +122,17 @@ def _gamma(case: Case) -> Sides:
 
 @identity(
     "D.16",
-    "how y depends on β",
-    "J_a(β) = I,  ∇_β f = Σ_s ∇_a f",
+    "The derivative of y with respect to β",
+    "∂y_s/∂β = I,  β̄ = Σ_s ȳ_s",
     "S4 (3)",
-    scale="1, Σ_s |∇_a f|",
+    scale="1, Σ_s |ȳ|",
+    derivation="""
+        y_si = γ_i x̂_si + β_i   (BN.3)
+        ==> ∂y_si/∂β_i' = δ_ii'
+        ==> ∂y_s/∂β = I
+        ==> β̄ = Σ_s I ȳ_s = Σ_s ȳ_s
+    """,
+    implementation=("bnjax.jacobian.beta_jacobian",),
 )
 def _beta(case: Case) -> Sides:
     formula = np.broadcast_to(np.eye(case.width), (case.batch, case.width, case.width))
@@ -112,7 +145,7 @@ def _beta(case: Case) -> Sides:
 
 
 class Weighted(NamedTuple):
-    """D.17 in NumPy: y, μ, σ², x̄, x̄ with the moments' share, γ̄, β̄, and the terms of x̄."""
+    """D.17 in NumPy: y, μ, σ², x̄, x̄ with the moments' cotangents (D.7), γ̄ and β̄."""
 
     y: np.ndarray
     mean: np.ndarray
@@ -145,7 +178,7 @@ def _weighted(case: Case) -> tuple[Weighted, np.ndarray, np.ndarray]:
         (y_bar * x_hat).sum(0),
         numeric.wide(case.y_bar).sum(0),
     )
-    # w K(ȳ⁺/w), with K of the weighted means
+    # w K(ȳ⁺/w), whose means are weighted
     t = y_bar / np.where(present, w, 1)
     by_kernel = w * case.gamma * r
     by_kernel = by_kernel * (t - (w * t).sum(0) / n - x_hat * (w * t * x_hat).sum(0) / n)
@@ -162,10 +195,24 @@ def _pushed(x: Any, gamma: Any, w: Any, x_dot: Any, *, eps: float) -> Array:
 
 @identity(
     "D.17",
-    "with sample weights; where the weight is zero the value does not exist",
-    "push γ r [ẋ − ⟨ẋ⟩ − x̂ ⟨ẋ x̂⟩];  pull γ r [ȳ⁺ − (w/n) Σ ȳ⁺ − (w x̂/n) Σ ȳ⁺ x̂] = w K(ȳ⁺/w)",
-    "ours",
+    "With sample weights the pull-back is w K(·/w); at weight zero ȳ reaches β only",
+    "⟨t⟩ = Σ_s w_s t_s / n,  n = Σ_s w_s,  x̂ = 0, y = β where w = 0,  "
+    "ȳ⁺ = ȳ where w > 0, else 0,  x̄ = w K(ȳ⁺/w),  "
+    "x̄ = γ r [ȳ⁺ − (w/n) (Σ_s ȳ⁺_s + x̂ Σ_s ȳ⁺_s x̂_s)],  ẏ = K(ẋ) where w > 0, else 0",
+    "own derivation",
     scale="as D.4, D.5, D.7",
+    derivation="""
+        μ = Σ_s w_s x_s / n,  ∂μ/∂x_s' = w_s'/n,  ∂σ²/∂x_s' = (2 w_s'/n) (x_s' − μ)   (BN.2, D.1)
+        as in D.2, with w_s'/n for 1/B, where w > 0:
+        ==> ∂y_s/∂x_s' = γ r [δ_ss' − (w_s'/n) (1 + x̂_s x̂_s')]
+        ==> ẏ_s = Σ_s' (∂y_s/∂x_s') ẋ_s' = γ r [ẋ_s − ⟨ẋ⟩ − x̂_s ⟨ẋ x̂⟩] = K(ẋ)_s       (D.4)
+        where w = 0, y = β does not depend on x: ȳ counts as ȳ⁺ = 0
+        ==> x̄_s' = Σ_s ȳ⁺_s ∂y_s/∂x_s'
+        ==> x̄ = γ r [ȳ⁺ − (w/n) (Σ_s ȳ⁺_s + x̂ Σ_s ȳ⁺_s x̂_s)]
+        t = ȳ⁺/w:  w t = ȳ⁺,  ⟨t⟩ = Σ_s ȳ⁺_s / n,  ⟨t x̂⟩ = Σ_s ȳ⁺_s x̂_s / n
+        ==> x̄ = w γ r [t − ⟨t⟩ − x̂ ⟨t x̂⟩] = w K(ȳ⁺/w)                                 (D.4)
+    """,
+    implementation=("bnjax.batch_norm", "bnjax.rules.by_vjp", "bnjax.rules.by_jvp"),
 )
 def _sample_weights(case: Case) -> Sides:
     formula, by_kernel, pushed = _weighted(case)

@@ -1,6 +1,6 @@
 """What a finding is, and what the rooms that find share.
 
-(G.1)  mean and largest |cos|, read off a histogram
+The mean and the largest |cos| (G.1) are read off a histogram.
 """
 
 from dataclasses import dataclass, field

@@ -1,9 +1,7 @@
 """What happens in either network, and in one more than in the other.
 
-(BL.4, G.5)  how long the error is, layer by layer
-(BL.9)  where activations are flat
-(G.1)  how much neurons differ
-(G.2, G.3)  how large the adjustments are, and what they consist of
+How long the error is in each layer (BL.4, G.5), where activations are flat (BL.9), how much neurons
+differ (G.1), and how large the weight gradients are and what they consist of (G.2, G.3).
 
 Nothing here is said of every run: each function reads its figures and words what they show.
 """

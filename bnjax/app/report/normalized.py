@@ -1,9 +1,8 @@
 """What happens in the normalized layers.
 
-(BN.5)  the weights grow, so the learning rate falls
-(D.13)  what normalization takes off a gradient
-(G.4, G.6)  what stopped, and what handed its learning to γ
-(G.5)  what of an error passes
+The weights grow, so the effective learning rate falls (BN.5); what normalization removes from a
+gradient (D.13); what stopped learning, and where γ took over (G.4, G.6); how much of an error
+passes (G.5).
 
 Nothing here is said of every run: each function reads its figures and words what they show.
 """

@@ -285,7 +285,7 @@ def _equations(tags: Iterable[str]) -> str:
     wanted = [tag for tag in known if tag in set(tags)]
     items = "".join(
         f'<dt id="{tag}">{tag}</dt><dd>{_text(known[tag].claim)}<br>'
-        f'<span class="formula">{_text(known[tag].formula)}</span></dd>'
+        f'<span class="formula">{"<br>".join(map(_text, known[tag].statements))}</span></dd>'
         for tag in wanted
     )
     return f"<dl>{items}</dl><p>Check them on your machine: <code>bnjax verify</code>.</p>"

@@ -1,9 +1,7 @@
 """The pictures of the report: small panels, told apart in grey, that stand side by side or below.
 
-(G.1)  cos θ1, cos θ2, cos θ3, how they are distributed
-(G.2, G.3)  how large the gradients are
-(G.5)  how long the error is in each layer
-(G.6)  how near the layers come to a halt
+The distributions of cos θ1, cos θ2 and cos θ3 (G.1), the sizes of the gradients (G.2, G.3), the
+length of the error in each layer (G.5), and how close the layers are to where learning stops (G.6).
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """One weight's triangle: Δ̂, û and x̂ as points of a sphere, seen from outside.
 
-(G.1)  each is a direction; θ1 (Δ̂, x̂), θ2 (û, x̂) and θ3 (Δ̂, û) are the sides between them
+Each is a direction; θ1 (Δ̂, x̂), θ2 (û, x̂) and θ3 (Δ̂, û) are the sides between them (G.1).
 
 However many samples there are, three directions span three dimensions: nothing is left out.
 """

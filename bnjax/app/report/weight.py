@@ -1,8 +1,10 @@
 """One weight: its three vectors, its gradient put together from their angles, and why it learns.
 
 (G.2)  ∂C/∂W_ji = B γ_i r_i σ(Δ_i) σ(u_j) [cos θ3 − ρ_i² cos θ1 cos θ2]
-(G.3)  without normalization ∂C/∂W_ji = B σ(Δ_i) σ(u_j) cos θ3 + B ⟨Δ_i⟩⟨u_j⟩
-(G.6)  sin θ1 = 0 or sin θ2 = 0 ⇒ it stopped
+(G.3)  ∂C/∂W_ji = B σ(Δ_i) σ(u_j) cos θ3 + B ⟨Δ_i⟩⟨u_j⟩
+(G.6)  sin θ1 = 0 ⇒ ∂C/∂W_ji = 0 for all j,  sin θ2 = 0 ⇒ ∂C/∂W_ji = 0
+
+G.3 is the gradient without normalization.
 
 Δ̂, û and x̂ are corners of a triangle on a sphere, θ1, θ2 and θ3 its sides. At ε = 0 the law of
 cosines makes the bracket of G.2 sin θ1 sin θ2 cos A, with A the triangle's angle at x̂.
