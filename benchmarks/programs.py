@@ -1,6 +1,6 @@
 """The optimized programs of this tree beside those of another commit: the same, but for names?
 
-Run: python benchmarks/programs.py --against REVISION [--only TEXT ...] [--show NAME] [--rounds N]
+Run: python benchmarks/programs.py --against REV [--only TEXT ...] [--show NAME] [--rounds N]
 
 Compiles a list of programs with both versions of bnjax in one process and compares the optimized
 HLO, without names, metadata and the order of independent instructions. Programs that differ are
@@ -294,7 +294,7 @@ def faster(old: Callable[[], Any], new: Callable[[], Any], rounds: int) -> float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--against", default="HEAD", metavar="REVISION")
+    parser.add_argument("--against", default="HEAD", metavar="REV")
     parser.add_argument("--only", nargs="*", default=[], metavar="TEXT")
     parser.add_argument("--show", metavar="NAME", help="print the difference of one program")
     parser.add_argument("--rounds", type=int, default=30)

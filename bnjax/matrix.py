@@ -1,7 +1,7 @@
 """One normalized (B, n) matrix with its intermediates, for `jacobian`, `backprop` and `geometry`.
 
 (BN.2)  x̂ = (x − μ) r
-(D.17)  x̂ = 0 where w = 0
+(D.17)  x̂ = 0, y = β where w = 0
 
 Source: S0/S1 §2.
 """

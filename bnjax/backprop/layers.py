@@ -1,14 +1,15 @@
 """The gradient of a whole network, by hand: no automatic differentiation anywhere.
 
-(BL.3)  Δᴸ = (uᴸ − φ) w / Σ w
-(BL.4)  Δˡ = (Δˡ⁺¹ Wᵀ) ⊙ g'(yˡ)
+(BL.3)  Δᴸ = w (uᴸ − φ) / Σ_s w_s
+(BL.4)  Δˡ = (Δˡ⁺¹ Wᵀ) ⊙ g'(yˡ), W of layer l+1
 (BL.5)  ∂C/∂W = uᵀ Δ,  ∂C/∂b = Σ_s Δ_s
 (D.5)   γ̄ = Σ_s ȳ_s x̂_s,  β̄ = Σ_s ȳ_s
 (D.9)   ∂C/∂W = uᵀ K(Δ)
-(D.11)  Δˡ = g'(yˡ) ⊙ [K(Δˡ⁺¹) Wᵀ]
+(D.11)  Δˡ = g'(yˡ) ⊙ [K(Δˡ⁺¹) Wᵀ], K and W of layer l+1
 (D.17)  x̄ = w K(ȳ⁺/w)
 
-W and K are those of layer l+1. With the statistics held constant γ r Δ stands for K(Δ) (D.13).
+Here ȳ is Δ, and w K(·/w) stands for K where samples have weights. With the statistics held
+constant γ r Δ does (D.13).
 
 Source: S0/S1 §1 and §2, S4 (4).
 """

@@ -1,9 +1,9 @@
 """The pull-back of one normalization in stages, as the influence diagram of S3 has it.
 
-(D.6)  x̂' = γ Δ,  (σ²)' = −½ r³ Σ x̂'(x − μ),  μ' = −r Σ x̂' + (σ²)' (−2/B) Σ (x − μ),
-       x' = r x̂' + (σ²)' 2(x − μ)/B + μ'/B
-
-A prime is ∂C/∂(that).
+(D.6)  ∂C/∂x̂ = γ Δ,
+       ∂C/∂σ² = −½ r³ Σ_s (x_s − μ) ∂C/∂x̂_s,
+       ∂C/∂μ = −r Σ_s ∂C/∂x̂_s − (2/B) ∂C/∂σ² Σ_s (x_s − μ),
+       ∂C/∂x = r ∂C/∂x̂ + (2/B) (x − μ) ∂C/∂σ² + ∂C/∂μ / B
 
 Source: S3; Ioffe & Szegedy 2015.
 """

@@ -148,7 +148,11 @@ def _one_operator(case: Case) -> Sides:
         ẏ_s = Σ_s' (∂y_s/∂x_s') ẋ_s' + (∂y_s/∂γ) γ̇ + (∂y_s/∂β) β̇
         ==> ẏ = K(ẋ) + γ̇ x̂ + β̇                        (D.4)
     """,
-    implementation=("bnjax.rules.by_vjp", "bnjax.rules.by_jvp", "bnjax.backprop.value_and_grad"),
+    implementation=(
+        "bnjax.rules.vjp.normalize_by_vjp",
+        "bnjax.rules.jvp.normalize_by_jvp",
+        "bnjax.backprop.value_and_grad",
+    ),
 )
 def _scale_and_shift(case: Case) -> Sides:
     at = numeric.normalized_layer(case.x, case.eps)
@@ -255,7 +259,7 @@ def _stages(case: Case) -> Sides:
         ==> μ̇ = Σ_s (∂μ/∂x_s) ẋ_s = ⟨ẋ⟩               (D.17)
         ==> σ̇² = Σ_s (∂σ²/∂x_s) ẋ_s = 2 ⟨(x − μ) ẋ⟩   (D.17)
     """,
-    implementation=("bnjax.rules.by_vjp", "bnjax.rules.by_jvp"),
+    implementation=("bnjax.rules.vjp.normalize_by_vjp", "bnjax.rules.jvp.normalize_by_jvp"),
 )
 def _moments(case: Case) -> Sides:
     at = numeric.normalized_layer(case.x, case.eps)

@@ -212,7 +212,11 @@ def _pushed(x: Any, gamma: Any, w: Any, x_dot: Any, *, eps: float) -> Array:
         t = ȳ⁺/w:  w t = ȳ⁺,  ⟨t⟩ = Σ_s ȳ⁺_s / n,  ⟨t x̂⟩ = Σ_s ȳ⁺_s x̂_s / n
         ==> x̄ = w γ r [t − ⟨t⟩ − x̂ ⟨t x̂⟩] = w K(ȳ⁺/w)                                 (D.4)
     """,
-    implementation=("bnjax.batch_norm", "bnjax.rules.by_vjp", "bnjax.rules.by_jvp"),
+    implementation=(
+        "bnjax.batch_norm",
+        "bnjax.rules.vjp.normalize_by_vjp",
+        "bnjax.rules.jvp.normalize_by_jvp",
+    ),
 )
 def _sample_weights(case: Case) -> Sides:
     formula, by_kernel, pushed = _weighted(case)

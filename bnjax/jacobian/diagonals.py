@@ -1,6 +1,6 @@
 """The Jacobians of one sample's layer that are diagonal: in y, γ and β (D.14, D.15, D.16).
 
-(D.14)  ∂u_s/∂y_s = diag(g'(y_s))
+(D.14)  ∂g(y_s)/∂y_s = diag(g'(y_s))
 (D.15)  ∂y_s/∂γ = diag(x̂_s)
 (D.16)  ∂y_s/∂β = I
 

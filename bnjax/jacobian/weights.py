@@ -1,8 +1,7 @@
 """The Jacobian of a normalized layer in its weights, moving or frozen statistics (D.8, D.13).
 
 (D.8)   ∂y_si/∂W_ji = γ_i r_i [u_sj − ⟨u_j⟩ − x̂_si ⟨u_j x̂_i⟩]
-
-With the statistics held constant it is γ_i r_i u_sj (D.13).
+(D.13)  ∂y_si/∂W_ji = γ_i r_i u_sj where μ, σ² are constant
 
 Source: S0/S1 eq. 1, S4 (4).
 """

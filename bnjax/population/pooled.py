@@ -1,11 +1,11 @@
 """Pooled statistics: the moments of all samples, as if they were one batch.
 
-(P.5)  Var[x] = ⟨σ_B²⟩ + Var_B[μ_B]
+(P.5)  Var[x] = Σ_k n_k [σ_k² + (μ_k − E[x])²] / N,
+       E[x] = μ_1 + (n_2/N) (μ_2 − μ_1) where N_B = 2,
+       Var[x] = σ_1² + (n_2/N) (σ_2² − σ_1²) + (n_1/N) (n_2/N) (μ_2 − μ_1)² where N_B = 2
 
-Means over batches are weighted by count. Two pools merge, so that shards, hosts and streams can
-each have their own: with p = n_b / (n_a + n_b) and d = μ_b − μ_a,
-
-    μ = μ_a + p d,  σ² = σ_a² + p (σ_b² − σ_a²) + p (1 − p) d²
+A pool stands for a batch of all its samples. So two pools merge by the last two lines, and shards,
+hosts and streams can each have their own.
 
 Source: Chan, Golub & LeVeque 1983.
 """

@@ -1,11 +1,12 @@
 """Running statistics: an average over batches, gathered while training.
 
-(P.1)  μ_BN = mean over mini-batches of μ_B
-(P.2)  σ²_BN = mean over mini-batches of n/(n − 1) σ_B²
-(P.7)  m_k = d m_(k−1) + (1 − d) μ_k, read as m_k / (1 − d^k)
+(P.1)  μ_BN = Σ_k μ_k / N_B
+(P.2)  σ²_BN = Σ_k n_k/(n_k − 1) σ_k² / N_B
+(P.7)  m_k = d m_(k−1) + (1 − d) μ_k,  μ_BN ≈ m_k / (1 − d^k)
 
-What P.7 reads after k batches is again a weighted mean of the batches: one update
-m ← m + α_k (μ_k − m) serves both, with α_k = 1/k (P.1, P.2) or (1 − d)/(1 − d^k) (P.7).
+All three are weighted means of the batches so far, and one update serves them all:
+
+    μ_BN ← μ_BN + α_k (μ_k − μ_BN),  α_k = 1/k (P.1, P.2) or (1 − d)/(1 − d^k) (P.7)
 
 Source: S3; Ioffe & Szegedy 2015, algorithm 2.
 """

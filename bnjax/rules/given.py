@@ -1,6 +1,7 @@
 """Normalization with given statistics, as in evaluation, and its push-forward by hand.
 
-(P.3)   y = γ (x − μ) r + β,  r = (σ² + ε)^(−1/2)
+(BN.2)  r = (σ² + ε)^(−1/2)
+(P.3)   y = γ (x − μ) r + β
 
 Nothing mixes samples, and every argument is an ordinary one:
 

@@ -6,7 +6,7 @@ Means are weighted, ⟨t⟩ = Σ_s w_s t_s / n with n = Σ_s w_s. With tangents 
 ==> μ̇ = ⟨ẋ⟩,  σ̇² = 2 ⟨(x − μ) ẋ⟩                                                    (D.7)
     y = γ (x − μ) r + β,  r = (σ² + ε)^(−1/2)                                  (BN.2, BN.3)
 ==> ẏ = γ r (ẋ − μ̇) − ½ γ r³ (x − μ) σ̇² + γ̇ r (x − μ) + β̇
-      = γ r [ẋ − ⟨ẋ⟩ − x̂ ⟨ẋ x̂⟩] + γ̇ x̂ + β̇ = K(ẋ) + γ̇ x̂ + β̇                          (D.4)
+      = γ r [ẋ − ⟨ẋ⟩ − x̂ ⟨ẋ x̂⟩] + γ̇ x̂ + β̇ = K(ẋ) + γ̇ x̂ + β̇                     (D.4, D.5)
       = γ r ẋ + (1/n) [c₁ + (c₂ + n γ̇ r) (x − μ)] + β̇            (c₁, c₂ as in `kernel`)
 
 JAX transposes this map where it needs the pull-back. Where w = 0, ẏ is β̇ (D.17).
