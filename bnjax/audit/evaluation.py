@@ -93,19 +93,19 @@ def run_comparison(
     layout, outputs, names, _, in_float64 = config
     wide_constants, wide_trials = _in_reference_dtype((constants, trials), config)
     wide = differences = None
-    with _reference_precision(in_float64):
+    with _full_precision(in_float64):
         reference, wide_scales = compiled.reference(wide_constants, wide_trials, signs)
         if compiled.rule is not None:
             wide = compiled.rule(wide_constants, wide_trials, wide_scales)
     scales = [np.asarray(a, dtype) for a, dtype in zip(wide_scales, outputs.dtypes, strict=False)]
-    with _reference_precision(False):
+    with _full_precision(False):
         plain = run_uncompiled(bind(f, layout, constants), names, trials, scales)
         own = wide if own_program is None else own_program(constants, trials, scales)
     assert own is not None
     own = ProgramResults(own.results | plain.results, own.errors | plain.errors, own.eps)
     if compiled.differences is not None:
         eps = max((wide or own).eps, reference.eps)
-        with _reference_precision(in_float64):
+        with _full_precision(in_float64):
             differences = compiled.differences(
                 wide_constants, wide_trials, wide_scales, reference, eps
             )
@@ -128,7 +128,7 @@ def compile_wide(
     example = (constants, trials, _unit_scales(config.outputs))
     arguments = _in_reference_dtype(example, config)
     rule = differences = None
-    with _reference_precision(in_float64):
+    with _full_precision(in_float64):
         reference = compile_reference(g or f, layout, needed, arguments, terms=in_float64)
         if in_float64:
             rule = compile_program(f, layout, names, arguments)
@@ -149,7 +149,7 @@ def compile_own(
     own = None
     if wide.rule is None or any(a.dtype != np.float64 for a in (*trials.points, *trials.v)):
         arguments = (constants, trials, _unit_scales(config.outputs))
-        with _reference_precision(False):
+        with _full_precision(False):
             own = compile_program(f, config.layout, config.names, arguments)
     counted = {
         name: _count_saved(function, config.layout, trials, constants)
@@ -168,7 +168,7 @@ def _in_reference_dtype(tree: Any, config: ComparisonConfig) -> Any:
     return cast_floating(tree, np.float64) if config.in_float64 else tree
 
 
-def _reference_precision(in_float64: bool) -> ExitStack:
+def _full_precision(in_float64: bool) -> ExitStack:
     """Compute products in full precision and, for the reference, allow float64."""
     stack = ExitStack()
     stack.enter_context(jax.default_matmul_precision("highest"))
