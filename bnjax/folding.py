@@ -1,11 +1,11 @@
-"""Normalization folded into the layer before it: for inference, a baseline network.
+"""Folding: for inference, a normalization becomes part of the linear layer before it.
 
 (P.4)  W' = W diag(γ r_BN),  b' = β − γ μ_BN r_BN
 
-Known numbers are folded on the host in float64 and rounded once. A folded layer loses digits all
-the same where means are large: u W' + b' is a difference of numbers some |μ|/σ times as large as
-y, each rounded, W' and b' among them, which costs y about log10(|μ|/σ) digits. The normalized layer
-forms x − μ from x = u W, and rounds nothing large after x.
+Outside jit, parameters are folded on the host in float64 and rounded once. A folded layer still
+loses digits where means are large: u W' + b' is a difference of numbers that are about |μ|/σ times
+as large as y and have all been rounded, W' and b' included. That costs y about log10(|μ|/σ) digits.
+The normalized layer computes x − μ from x = u W, and rounds nothing large after x.
 
 Source: S3.
 """
@@ -25,7 +25,7 @@ from bnjax.network import Dense, Network, Params, State
 
 
 def fold(net: Network, params: Params, state: State) -> tuple[Network, tuple[Dense, ...]]:
-    """Fold every normalization of a network into its weights (P.4).
+    """Return the baseline network that a normalized network is in inference (P.4).
 
     Args:
         net: A network with `norm=True`.
@@ -34,14 +34,14 @@ def fold(net: Network, params: Params, state: State) -> tuple[Network, tuple[Den
 
     Returns:
         net: The baseline network of the same sizes.
-        params: Its parameters, a tuple of `Dense`, each of the dtype of what it comes from.
-        `apply` of both gives what `bn_apply(train=False)` gives, layer by layer to the rounding of
-        |u||W'| + |b'|: which costs y about log10(|μ|/σ) digits. Half-precision weights have
-        two or three in all: keep the normalized network for them if means are large.
+        params: Its parameters, a tuple of `Dense`, in the dtypes of the given ones.
+        `apply` with both returns what `bn_apply(train=False)` returns. Each layer differs by the
+        rounding of |u||W'| + |b'|, which costs y about log10(|μ|/σ) digits. Half-precision weights
+        have only two or three digits: keep the normalized network if means are large.
 
     Raises:
-        ValueError: The network is not normalized, params or state are not its own, or some channel
-            has seen no batch (where that can be known: see `bn_apply`).
+        ValueError: The network is not normalized, `params` or `state` does not belong to it, or
+            some channel has seen no batch (where that can be known: see `bn_apply`).
 
     Example:
         >>> net = network.Network((2, 3, 1))
@@ -82,21 +82,21 @@ def fold_affine(
     *,
     axis: int,
 ) -> tuple[Array, Array]:
-    """Fold the normalization after one linear layer or convolution into its kernel (P.4).
+    """Fold the normalization after a linear layer or convolution into kernel and bias (P.4).
 
     Args:
         W: The kernel, of any rank.
-        b: Its bias before the normalization, (n,); None stands for 0.
+        b: The bias before the normalization, (n,); None stands for 0.
         gamma: γ, (n,); None stands for 1.
         beta: β, (n,); None stands for 0.
         mean: μ_BN, (n,).
         var: σ²_BN ≥ 0, (n,).
-        eps: ε ≥ 0 of the normalization; frameworks differ in their default.
+        eps: ε ≥ 0 of the normalization; libraries have different defaults.
         axis: The axis of W that holds the n output features: −1 for (n_in, n_out) and HWIO, as in
             flax and Keras; 0 for (n_out, n_in) and OIHW, as in PyTorch.
 
     Returns:
-        W', of W's shape and dtype, and b', (n,), of the dtype of b, else of beta, else of W.
+        W', with W's shape and dtype, and b', (n,), with the dtype of b, else of beta, else of W.
 
     Raises:
         TypeError: An array is not floating.
@@ -134,7 +134,7 @@ def fold_affine(
 
 
 def _floating(name: str, value: ArrayLike) -> Array | np.ndarray:
-    """Refuse all but floating arrays; NumPy's stay so, else float64 would be cut without x64."""
+    """Check that an array is floating; NumPy's stay NumPy's, which keeps float64 without x64."""
     checked = _checks.floating("fold_affine", name, value)
     return value if isinstance(value, np.ndarray) else checked
 
@@ -142,7 +142,7 @@ def _floating(name: str, value: ArrayLike) -> Array | np.ndarray:
 def _fold(
     W: Any, b: Any, gamma: Any, beta: Any, means: tuple[Any, ...], var: Any, eps: float, axis: int
 ) -> tuple[Array, Array]:
-    """Form W' and b' (P.4) around a mean given in parts: on the host, where numbers are known."""
+    """Return W' and b' (P.4) for a mean given in parts; computed on the host outside jit."""
     arrays = W, b, gamma, beta, means, var
     first = next(a for a in (b, beta, W) if a is not None)
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(arrays)]
@@ -155,7 +155,7 @@ def _fold(
     if gamma is not None:
         slope = gamma * slope
     offset = 0 if b is None else b
-    for part in means:  # one after the other: their sum would lose what the second holds
+    for part in means:  # one after the other: their sum would lose the digits of the second
         offset = offset - part
     offset = slope * offset if beta is None else beta + slope * offset
     along = [1] * W_wide.ndim

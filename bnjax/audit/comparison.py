@@ -1,4 +1,4 @@
-"""Hold a function with a hand-written derivative rule to a plain reference."""
+"""Compare a function that has a hand-written derivative rule with a plain reference."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,22 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnjax._checks import unknown_name
-from bnjax.audit import derivatives, programs, verdicts
-from bnjax.audit.evaluation import (
-    Function,
-    Prepared,
-    Setting,
-    Wide,
-    evaluate,
-    prepare,
-    prepare_wide,
-    returned_by,
-)
+from bnjax.audit.arguments import OutputLayout, flatten_arguments
+from bnjax.audit.cache import ProgramCache, argument_kind
+from bnjax.audit.derivatives import MODES
+from bnjax.audit.evaluation import Function, run_comparison
 from bnjax.audit.reference import SAMPLES
 from bnjax.audit.report import Report
-from bnjax.audit.trials import POINTS, Outputs, Trials, draw, read
+from bnjax.audit.transforms import TRANSFORMS, select_programs
+from bnjax.audit.trials import POINTS, Trials, draw_trials
+from bnjax.audit.verdicts import judge_all
 
-TOLERANCE = 16.0  # right rules in another order of operations were seen to stay below 3
+DEFAULT_RTOL = 16.0  # correct rules that order their operations differently stay below 3
 
 Key = Any
 
@@ -42,39 +37,42 @@ def compare(
     few: int = 32,
     directions: int = 8,
 ) -> Report:
-    """Hold every derivative of `f` to those of `g`, under every transform.
+    """Compare the value and every derivative of `f` with those of `g`, under every transform.
 
-    The reference is evaluated in float64 whatever the arguments' dtype; `f` is evaluated in
-    their dtype and, where it takes it, in float64 as well, where an error that half precision
-    hides cannot hide. So what is random in `f` must be drawn in a dtype of its own, or come as an
-    argument. See `make_compare` to compare often.
+    The reference is evaluated in float64 whatever the dtype of the arguments. `f` is evaluated in
+    their dtype and, if it accepts float64, in float64 as well, where no error can hide behind the
+    rounding of half precision. Random numbers in `f` must therefore be drawn in a fixed dtype, or
+    come in as an argument. To compare two functions often, use `make_compare`.
 
     Args:
-        f: The function with the rule under test: arrays or pytrees in and out.
-        g: The same function, plainly written. None: `f` is held to high-order finite differences
-            of itself in float64, and to a Taylor test.
-        args: A tuple of f's arguments. What is not floating is a constant.
-        argnums: The arguments to differentiate by; all floating ones by default.
-        rtol: The largest error that agrees, in units of eps · (the size of the result and of the
-            terms that cancel); 16 by default.
+        f: The function whose derivative rule is tested; takes and returns arrays or pytrees.
+        g: The same function without a rule, in plain JAX operations. None: `f` is compared with
+            high-order finite differences of itself in float64, and put through a Taylor test.
+        args: A tuple of f's arguments. Leaves that are not floating are constants.
+        argnums: The positions of the arguments to differentiate with respect to; by default, of
+            all that hold floating arrays.
+        rtol: The largest error that agrees, in units of eps times the size of the result or, if
+            larger, of the terms that cancel; 16 by default.
         modes: "all" or some of "value", "vjp", "jvp", "transposition", "rev-over-rev",
             "fwd-over-rev".
-        transforms: "all" or some of "plain", "jit", "vmap", "scan", "remat". The last three are
-            asked for value, vjp and jvp, or for vjp alone; the second order runs under jit.
-        dtype_reference: "float64"; None for the arguments' own dtype, which is faster and
-            measures errors by the result alone.
-        key: What directions are drawn from: a key of `jax.random`, or a number; 0 by default.
-        few: Up to so many output numbers the pull-back is compared along every axis, and up to
-            so many argument numbers the push-forward.
-        directions: How many random directions are tried where there are more.
+        transforms: "all" or some of "plain", "jit", "vmap", "scan", "remat". vmap runs value, vjp
+            and jvp, scan and remat run vjp; the second order runs once, under jit if that is among
+            them.
+        dtype_reference: "float64"; None for the arguments' own dtype, which is faster, and
+            measures errors by the size of the result alone.
+        key: The key that random directions are drawn from: a key of `jax.random` or an integer;
+            0 by default.
+        few: Up to this many output elements, the vjp is compared along every axis, and up to this
+            many argument elements the jvp.
+        directions: The number of random directions where there are more elements.
 
     Returns:
         The `Report`.
 
     Raises:
-        TypeError: `args` is no tuple, or a leaf to be differentiated is complex.
+        TypeError: `args` is not a tuple or list, or a leaf to be differentiated is complex.
         ValueError: A name is unknown, nothing can be differentiated, `f` and `g` return different
-            structures, or `g` cannot be differentiated.
+            structures or shapes, or `g` cannot be differentiated.
 
     Example:
         >>> @jax.custom_vjp
@@ -103,10 +101,10 @@ def compare(
 def assert_gradients_match(
     f: Function, g: Function | None, args: Sequence[Any], **options: Any
 ) -> Report:
-    """Compare, and raise where the rule is wrong: for tests.
+    """Compare `f` with `g`, and raise an error if the derivatives of `f` are wrong: for tests.
 
     Args:
-        f: The function with the rule under test.
+        f: The function whose derivative rule is tested.
         g: The reference, or None.
         args: A tuple of f's arguments.
         options: As for `compare`.
@@ -115,8 +113,8 @@ def assert_gradients_match(
         The `Report`.
 
     Raises:
-        AssertionError: A comparison failed: the worst leaf, both values, the likely kind of
-            error, and the key that repeats it.
+        AssertionError: A comparison failed. The message holds the worst leaf, both numbers, the
+            likely mistake and the key that reproduces it.
 
     Example:
         >>> x = (jnp.array([-1.0, 2.0]),)
@@ -141,82 +139,67 @@ def make_compare(
     few: int = 32,
     directions: int = 8,
 ) -> Callable[..., Report]:
-    """Make the comparison of two functions, to be run on many arguments.
+    """Build a function that compares `f` with `g` for any arguments, and compiles only once.
 
     Args:
-        f: The function with the rule under test.
+        f: The function whose derivative rule is tested.
         g: The reference, or None.
-        argnums: As for `compare`, and so are all the others.
+        argnums: As for `compare`, like all that follow.
         rtol: The largest error that agrees.
         modes: The modes.
         transforms: The transforms.
-        dtype_reference: The reference's dtype, or None.
-        few: How many axes are tried at most.
-        directions: How many random directions are tried where there are more.
+        dtype_reference: The dtype of the reference, or None.
+        few: Up to this many elements, every axis is tried.
+        directions: The number of random directions where there are more elements.
 
     Returns:
-        run(args, *, key=None) -> `Report`. What it compiles it keeps for arguments of the same
-        structure, shapes and dtypes; the float64 part for all dtypes. What `f` and `g` close over
-        must not change.
+        run(args, *, key=None) -> `Report`. It keeps what it compiles for arguments of the same
+        structure, shapes and dtypes, and the float64 part for all dtypes. What `f` and `g` close
+        over must not change between calls.
 
     Raises:
-        ValueError: A name is unknown, or `rtol` not positive.
+        ValueError: A name is unknown, or `rtol` is not positive.
 
     Example:
         >>> run = make_compare(jnp.tanh, lambda x: 2 / (1 + jnp.exp(-2 * x)) - 1, modes="jvp")
         >>> print([run((jnp.array([x]),)).ok for x in (0.5, -1.0)])
         [True, True]
     """
-    chosen = _choose("modes", modes, derivatives.ALL)
-    under = _choose("transforms", transforms, programs.ALL)
+    modes = _choose("modes", modes, MODES)
+    transforms = _choose("transforms", transforms, TRANSFORMS)
     if dtype_reference not in ("float64", None):
         raise ValueError(
-            "audit.compare: `dtype_reference` must be 'float64' or None, which stands for the "
-            f"arguments' own; got {dtype_reference!r}."
+            "audit.compare: `dtype_reference` must be 'float64', or None for the dtype of the "
+            f"arguments; got {dtype_reference!r}."
         )
-    tolerance = TOLERANCE if rtol is None else rtol
+    tolerance = DEFAULT_RTOL if rtol is None else rtol
     if not tolerance > 0:
         raise ValueError(f"audit.compare: `rtol` must be positive, in units of eps; got {rtol!r}.")
-    points = POINTS if {"vmap", "scan", "remat"} & set(under) else 1
-    prepared: dict[Any, Prepared] = {}
-    wides: dict[Any, Wide] = {}
+    names = select_programs(modes, transforms)
+    cache = ProgramCache(f, g, names, few=few, in_float64=dtype_reference is not None)
+    points = POINTS if {"vmap", "scan", "remat"} & set(transforms) else 1
 
     def run(args: Sequence[Any], *, key: Key = None) -> Report:
-        layout, leaves, constants = read("audit.compare", f, args, argnums)
-        rng, repeat = _generator(key)
-        shapes = layout, *(np.shape(leaf) for leaf in (*leaves, *constants))
-        dtypes = tuple(leaf.dtype for leaf in (*leaves, *constants))
-        signature = shapes, dtypes, jnp.result_type(float)
-        returned = prepared[signature].setting.returned if signature in prepared else None
-        returned = returned or returned_by(f, g, layout, leaves, constants)
-        trials = draw(leaves, returned, few=few, random=directions, points=points, rng=rng)
-        if signature not in prepared:
-            names = programs.asked(chosen, under)
-            setting = Setting(layout, returned, names, few, dtype_reference is not None)
-            exact = [dtype for dtype in dtypes if not jnp.issubdtype(dtype, jnp.floating)]
-            alike = (shapes, *exact) if setting.lifted else signature
-            if alike not in wides:
-                wides[alike] = prepare_wide(f, g, setting, constants, trials)
-            prepared[signature] = prepare(f, g, setting, wides[alike], constants, trials)
+        layout, leaves, constants = flatten_arguments("audit.compare", f, args, argnums)
+        rng, key_text = _generator(key)
+        kind = argument_kind(layout, leaves, constants)
+        outputs = cache.outputs(kind, leaves, constants)
+        trials = draw_trials(leaves, outputs, few=few, random=directions, points=points, rng=rng)
         signs = [
             np.where(rng.random((SAMPLES, *leaf.shape)) < 0.5, -1.0, 1.0) for leaf in trials.points
         ]
-        ready = prepared[signature]
-        rows, notes = verdicts.rows(evaluate(f, ready, constants, trials, signs), chosen, tolerance)
-        return Report(
-            tuple(rows),
-            ready.saved,
-            tolerance,
-            _tried(leaves, returned, trials, few),
-            repeat,
-            tuple(notes),
-            _name(f),
-        )
+        programs = cache.programs(kind, constants, trials)
+        found = run_comparison(f, programs, constants, trials, signs)
+        rows, notes = judge_all(found, modes, tolerance)
+        tried = _describe_directions(leaves, outputs, trials, few)
+        name = getattr(f, "__name__", None) or type(f).__name__
+        return Report(tuple(rows), programs.saved, tolerance, tried, key_text, tuple(notes), name)
 
     return run
 
 
 def _choose(argument: str, names: str | Sequence[str], valid: tuple[str, ...]) -> tuple[str, ...]:
+    """Check names; return them in the order of `valid`."""
     if names == "all":
         return valid
     names = (names,) if isinstance(names, str) else tuple(names)
@@ -229,25 +212,21 @@ def _choose(argument: str, names: str | Sequence[str], valid: tuple[str, ...]) -
 
 
 def _generator(key: Key) -> tuple[np.random.Generator, str]:
-    """Make NumPy's generator of a key, and the words that repeat it."""
+    """Return NumPy's generator for a key, and the argument that reproduces it, in words."""
     if key is None or isinstance(key, (int, np.integer)):
         return np.random.default_rng([0, int(key or 0)]), f"key={int(key or 0)}"
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     data = np.asarray(jax.random.key_data(key) if typed else key).ravel().tolist()
-    said = f"jax.random.key({data[1]})" if len(data) == 2 and not data[0] else f"<key {data}>"
-    return np.random.default_rng(data), f"key={said}"
+    text = f"jax.random.key({data[1]})" if len(data) == 2 and not data[0] else f"<key {data}>"
+    return np.random.default_rng(data), f"key={text}"
 
 
-def _tried(leaves: list[Any], returned: Outputs, trials: Trials, few: int) -> str:
+def _describe_directions(leaves: list[Any], outputs: OutputLayout, trials: Trials, few: int) -> str:
     sizes = {
-        "cotangents": sum(int(np.prod(s)) for s in returned.shapes[: returned.inexact]),
+        "cotangents": sum(int(np.prod(s)) for s in outputs.shapes[: outputs.floating]),
         "tangents": sum(leaf.size for leaf in leaves),
     }
     return ", ".join(
         f"all {size} {name}" if size <= few else f"{trials.at.size} random of {size} {name}"
         for name, size in sizes.items()
     )
-
-
-def _name(f: Function) -> str:
-    return getattr(f, "__name__", None) or type(f).__name__

@@ -1,171 +1,224 @@
-"""The reference where there is none: finite differences of the function itself, in float64.
+"""Finite differences of the function itself, in float64, where there is no reference.
 
-While the arguments are few the whole Jacobian is differenced, at every point; beyond, the slope
-along each trial's direction, leaf by leaf, and of the pull-back only ⟨Jᵀv, u⟩ is known. The second
-order is the slope of the rule's own gradient.
+While the arguments have few elements, the whole Jacobian is differenced at every point. Beyond
+that, only the derivative along each trial's tangent u is known, leaf by leaf, and of the vjp only
+⟨Jᵀv, u⟩. The second order is the directional derivative of the rule's own gradient.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
-from bnjax.audit import derivatives
-from bnjax.audit.programs import options
-from bnjax.audit.reference import Wanted
-from bnjax.audit.richardson import Slopes, slopes, steps, walk
-from bnjax.audit.trials import Layout, Trials, bind
+from bnjax._xla import options_for_few_runs
+from bnjax.audit.arguments import ArgumentLayout, bind
+from bnjax.audit.derivatives import SECOND_ORDER, scalar_gradient
+from bnjax.audit.reference import ReferenceValues
+from bnjax.audit.richardson import (
+    DirectionalDerivatives,
+    evaluate_stencil,
+    extrapolate,
+    step_sizes,
+)
+from bnjax.audit.trials import Trials
+
+# (the index of each direction's point, the directions per leaf) -> derivatives per output
+Differentiate = Callable[[np.ndarray, list[np.ndarray]], list[DirectionalDerivatives]]
+ValuesAndSlack = tuple[list[np.ndarray], list[np.ndarray]]  # per leaf
 
 
-class Differenced(NamedTuple):
-    """What finite differences say.
+class FiniteDifferences(NamedTuple):
+    """The reference as finite differences have it.
 
     Attributes:
-        wanted: The reference with its derivatives replaced.
-        projected: Whether only ⟨Jᵀv, u⟩ is known of the pull-back, leaf by leaf.
-        along: The slopes along the first trial's direction, per output, for the Taylor test.
-        longest: What that direction was multiplied with.
+        reference: The reference, its derivatives replaced by differences.
+        projected: Whether only ⟨Jᵀv, u⟩ is known of the vjp, leaf by leaf.
+        along: The derivatives of each output along the first trial's tangent, for the Taylor test.
+        length: What that tangent was multiplied by.
     """
 
-    wanted: Wanted
+    reference: ReferenceValues
     projected: bool
-    along: list[Slopes]
-    longest: float
+    along: list[DirectionalDerivatives]
+    length: float
+
+
+class _Stencils(NamedTuple):
+    """The compiled programs that evaluate stencils, for the first and the second order."""
+
+    outputs: Callable[..., Any]
+    gradient: Callable[..., Any]
 
 
 def compile_differences(
-    f: Callable[..., Any],
-    layout: Layout,
-    wanted: Sequence[str],
-    arguments: tuple[list[Any], Trials, list[Any]],
-    *,
-    few: int,
-) -> Callable[..., Differenced]:
-    """Compile the differences once.
+    f: Callable[..., Any], layout: ArgumentLayout, modes: Sequence[str], *, few: int
+) -> Callable[..., FiniteDifferences]:
+    """Prepare the finite differences of `f`; they are compiled when first run.
 
     Args:
         f: The function.
         layout: The layout of its arguments.
-        wanted: The modes.
-        arguments: (constants, trials, size), for their shapes.
-        few: Up to so many numbers the whole Jacobian is differenced.
+        modes: The modes.
+        few: Up to this many elements, the whole Jacobian is differenced.
 
     Returns:
-        run(constants, trials, size, reference, eps) -> the reference with its derivatives
-        replaced; `eps` is what f computes with.
+        run(constants, trials, scales, reference, eps) -> `FiniteDifferences`, where `eps` is the
+        machine epsilon that f computes with.
     """
-    second = [mode for mode in derivatives.SECOND if mode in wanted]
-    whole = sum(leaf[0].size for leaf in arguments[1].points) <= few
-
-    def first(constants: list[Any], points: Any, at: Any, u: Any, h: Any, count: int) -> Any:
-        bound = bind(f, layout, constants)
-
-        def one(row: Any) -> Any:
-            i, u = row
-            return walk(lambda x: bound(x)[:count], [leaf[i] for leaf in points], u, h)
-
-        return lax.map(one, (at, u))
-
-    def curved(constants: list[Any], trials: Trials, size: list[Any], h: Any) -> Any:
-        points, at, v, u = trials
-        bound = bind(f, layout, constants)
-
-        def one(row: Any) -> Any:
-            i, v, u = row
-            x = [leaf[i] for leaf in points]
-            return walk(lambda x: derivatives.gradient(bound, x, v, size), x, u, h)
-
-        return lax.map(one, (at, v, u))
-
-    first = jax.jit(first, static_argnums=5, compiler_options=options())
-    curved = jax.jit(curved, compiler_options=options())
-
-    def run(
-        constants: list[Any], trials: Trials, size: list[Any], reference: Wanted, eps: float
-    ) -> Differenced:
-        values, slack = dict(reference.values), dict(reference.slack)
-        lengths = [_length(leaf[0]) for leaf in trials.points]
-        count, h = len(trials.v), steps()
-
-        def along(at: np.ndarray, u: list[np.ndarray]) -> list[Slopes]:
-            walks = jax.tree.map(np.asarray, first(constants, trials.points, at, u, h, count))
-            return [slopes(x, a, b, h, eps) for x, a, b in zip(*walks, strict=True)]
-
-        longest = max(lengths)
-        together = along(trials.at, [a * longest for a in trials.u])
-        values["jvp"] = [one.values / longest for one in together]
-        slack["jvp"] = [one.slack / longest for one in together]
-        if whole:
-            points, axes = len(trials.points[0]), _axes(trials.points, lengths)
-            at = np.repeat(np.arange(points, dtype=np.int32), len(axes[0]))
-            jacobian = along(at, [np.tile(a, (points, *[1] * (a.ndim - 1))) for a in axes])
-            values["vjp"], slack["vjp"] = _pulled(jacobian, trials, lengths)
-        else:
-            values["vjp"], slack["vjp"] = [], []
-            for i, length in enumerate(lengths):
-                alone = [a * length * (i == j) for j, a in enumerate(trials.u)]
-                value, off = _paired(along(trials.at, alone), trials.v, len(trials.at))
-                values["vjp"].append(value / length)
-                slack["vjp"].append(off / length)
-        for mode in second:
-            scaled = trials._replace(u=[a * longest for a in trials.u])
-            walks = jax.tree.map(np.asarray, curved(constants, scaled, size, h))
-            found = [slopes(x, a, b, h, eps) for x, a, b in zip(*walks, strict=True)]
-            values[mode] = [one.values / longest for one in found]
-            slack[mode] = [one.slack / longest for one in found]
-        first_of = [
-            Slopes(one.values[0], one.slack[0], one.steps, one.rises[0]) for one in together
-        ]
-        return Differenced(
-            reference._replace(values=values, slack=slack), not whole, first_of, longest
-        )
-
-    return run
+    options = options_for_few_runs()
+    stencils = _Stencils(
+        jax.jit(
+            partial(_output_stencils, f, layout), static_argnames="count", compiler_options=options
+        ),
+        jax.jit(partial(_gradient_stencils, f, layout), compiler_options=options),
+    )
+    return partial(_difference, stencils, [mode for mode in SECOND_ORDER if mode in modes], few)
 
 
-def _length(leaf: np.ndarray) -> float:
-    """Tell how long a step is to be for numbers of this size."""
+def _output_stencils(
+    f: Callable[..., Any],
+    layout: ArgumentLayout,
+    constants: list[Any],
+    points: list[Array],
+    at: Array,
+    u: list[Array],
+    h: Array,
+    *,
+    count: int,
+) -> Any:
+    """Evaluate the first `count` outputs of f on the stencil of every direction u."""
+    bound = bind(f, layout, constants)
+
+    def one(row: Any) -> Any:
+        i, u = row
+        return evaluate_stencil(lambda x: bound(x)[:count], [leaf[i] for leaf in points], u, h)
+
+    return lax.map(one, (at, u))
+
+
+def _gradient_stencils(
+    f: Callable[..., Any],
+    layout: ArgumentLayout,
+    constants: list[Any],
+    trials: Trials,
+    scales: list[Array],
+    h: Array,
+) -> Any:
+    """Evaluate the gradient that the second order differentiates on every trial's stencil."""
+    points, at, v, u = trials
+    bound = bind(f, layout, constants)
+
+    def one(row: Any) -> Any:
+        i, v, u = row
+        x = [leaf[i] for leaf in points]
+        return evaluate_stencil(lambda x: scalar_gradient(bound, x, v, scales), x, u, h)
+
+    return lax.map(one, (at, v, u))
+
+
+def _difference(
+    stencils: _Stencils,
+    second_order: list[str],
+    few: int,
+    constants: list[Any],
+    trials: Trials,
+    scales: list[Any],
+    reference: ReferenceValues,
+    eps: float,
+) -> FiniteDifferences:
+    """Replace the reference's derivatives."""
+    values, slack = dict(reference.values), dict(reference.slack)
+    h = step_sizes()
+
+    def along(at: np.ndarray, u: list[np.ndarray]) -> list[DirectionalDerivatives]:
+        found = stencils.outputs(constants, trials.points, at, u, h, count=len(trials.v))
+        return _extrapolate_leaves(found, h, eps)
+
+    lengths = [_step_length(leaf[0]) for leaf in trials.points]
+    longest = max(lengths)
+    scaled = trials._replace(u=[a * longest for a in trials.u])
+    of_outputs = along(trials.at, scaled.u)
+    values["jvp"], slack["jvp"] = _per_unit(of_outputs, longest)
+    whole = sum(leaf[0].size for leaf in trials.points) <= few
+    vjp = _vjp_from_jacobian if whole else _vjp_along_tangents
+    values["vjp"], slack["vjp"] = vjp(along, trials, lengths)
+    for mode in second_order:
+        found = _extrapolate_leaves(stencils.gradient(constants, scaled, scales, h), h, eps)
+        values[mode], slack[mode] = _per_unit(found, longest)
+    first = [
+        DirectionalDerivatives(one.values[0], one.slack[0], one.steps, one.increments[0])
+        for one in of_outputs
+    ]
+    replaced = reference._replace(values=values, slack=slack)
+    return FiniteDifferences(replaced, not whole, first, longest)
+
+
+def _extrapolate_leaves(found: Any, h: np.ndarray, eps: float) -> list[DirectionalDerivatives]:
+    stencils = jax.tree.map(np.asarray, found)
+    return [extrapolate(x, a, b, h, eps) for x, a, b in zip(*stencils, strict=True)]
+
+
+def _per_unit(found: list[DirectionalDerivatives], length: float) -> ValuesAndSlack:
+    """Divide by the length of the direction."""
+    return [one.values / length for one in found], [one.slack / length for one in found]
+
+
+def _step_length(leaf: np.ndarray) -> float:
+    """Return the length of a step for numbers of this size: their root mean square."""
     finite = leaf[np.isfinite(leaf)]
     return float(np.sqrt(np.mean(finite**2))) or 1.0 if finite.size else 1.0
 
 
-def _axes(points: list[np.ndarray], lengths: list[float]) -> list[np.ndarray]:
-    """List the directions along every axis, per leaf (n, *shape)."""
-    sizes = [leaf[0].size for leaf in points]
-    scales = np.repeat(lengths, sizes)
-    parts = np.split(np.diag(scales), np.cumsum(sizes)[:-1], axis=1)
-    return [part.reshape(-1, *leaf.shape[1:]) for part, leaf in zip(parts, points, strict=True)]
+def _vjp_along_tangents(
+    along: Differentiate, trials: Trials, lengths: list[float]
+) -> ValuesAndSlack:
+    """Return ⟨Jᵀv, u⟩ of every trial, leaf by leaf: each leaf's tangent alone."""
+    values, slacks = [], []
+    for i, length in enumerate(lengths):
+        alone = [a * length * (i == j) for j, a in enumerate(trials.u)]
+        value, slack = _pair_with_cotangents(along(trials.at, alone), trials.v, len(trials.at))
+        values.append(value / length)
+        slacks.append(slack / length)
+    return values, slacks
 
 
-def _pulled(
-    jacobian: list[Slopes], trials: Trials, lengths: list[float]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Form Jᵀv of every trial from the Jacobians at all points."""
+def _vjp_from_jacobian(
+    along: Differentiate, trials: Trials, lengths: list[float]
+) -> ValuesAndSlack:
+    """Return Jᵀv of every trial, from the Jacobians at all points."""
     shapes = [leaf.shape[1:] for leaf in trials.points]
     sizes = [int(np.prod(shape)) for shape in shapes]
-    scales = np.repeat(lengths, sizes)
-    rows = [np.arange(sum(sizes)) + i * sum(sizes) for i in trials.at]
+    points, size, scales = len(trials.points[0]), sum(sizes), np.repeat(lengths, sizes)
+    axes = _split_rows(list(np.diag(scales)), sizes, shapes)
+    jacobians = along(
+        np.repeat(np.arange(points, dtype=np.int32), size),
+        [np.tile(a, (points, *[1] * (a.ndim - 1))) for a in axes],
+    )
     values, slacks = [], []
-    for t, rows_of in enumerate(rows):
-        at = [
-            one._replace(values=one.values[rows_of], slack=one.slack[rows_of]) for one in jacobian
-        ]
-        value, slack = _paired(at, [a[t : t + 1] for a in trials.v], len(rows_of))
+    for t, point in enumerate(trials.at):
+        rows = slice(point * size, (point + 1) * size)
+        at = [one._replace(values=one.values[rows], slack=one.slack[rows]) for one in jacobians]
+        value, slack = _pair_with_cotangents(at, [a[t : t + 1] for a in trials.v], size)
         values.append(value / scales)
         slacks.append(slack / scales)
-    ends = np.cumsum(sizes)[:-1]
-
-    def part(rows: list[np.ndarray]) -> list[np.ndarray]:
-        pieces = np.split(np.stack(rows), ends, axis=1)
-        return [piece.reshape(-1, *s) for piece, s in zip(pieces, shapes, strict=True)]
-
-    return part(values), part(slacks)
+    return _split_rows(values, sizes, shapes), _split_rows(slacks, sizes, shapes)
 
 
-def _paired(found: list[Slopes], v: list[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return ⟨v, slope⟩ over all outputs, and how far it may be off; 0 · anything is 0."""
+def _split_rows(
+    rows: list[np.ndarray], sizes: list[int], shapes: list[tuple[int, ...]]
+) -> list[np.ndarray]:
+    """Split flat rows into one array (rows, *shape) per leaf."""
+    pieces = np.split(np.stack(rows), np.cumsum(sizes)[:-1], axis=1)
+    return [piece.reshape(-1, *shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+def _pair_with_cotangents(
+    found: list[DirectionalDerivatives], v: list[np.ndarray], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ⟨v, derivative⟩ over all outputs, and how far off it may be; 0 · anything is 0."""
     value, slack = np.zeros(count), np.zeros(count)
     for one, weight in zip(found, v, strict=True):
         axes = tuple(range(1, one.values.ndim))

@@ -1,4 +1,4 @@
-"""Compile what an audit computes once, then evaluate it at any arguments of the same kind."""
+"""Compile all that one comparison computes, and run it."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -7,162 +7,195 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bnjax.audit import programs
+from bnjax.audit.arguments import (
+    ArgumentLayout,
+    OutputLayout,
+    bind,
+    cast_floating,
+)
 from bnjax.audit.differences import compile_differences
-from bnjax.audit.programs import Found, Name
-from bnjax.audit.reference import Wanted, compile_reference
+from bnjax.audit.programs import ProgramResults, compile_program, run_uncompiled
+from bnjax.audit.reference import ReferenceValues, compile_reference
 from bnjax.audit.report import Saved
-from bnjax.audit.trials import Layout, Outputs, Trials, bind, lift, outputs
-from bnjax.audit.verdicts import Evidence
+from bnjax.audit.transforms import ProgramName
+from bnjax.audit.trials import Trials
+from bnjax.audit.verdicts import Evaluations
 
 Function = Callable[..., Any]
 
 
-class Setting(NamedTuple):
-    """What is known before anything is computed."""
+class ComparisonConfig(NamedTuple):
+    """What a comparison computes.
 
-    layout: Layout
-    returned: Outputs
-    names: tuple[Name, ...]
+    Attributes:
+        layout: The layout of the arguments.
+        outputs: The layout of what f returns.
+        names: The modes and transforms to run.
+        few: Up to this many elements, the whole Jacobian is differenced.
+        in_float64: Whether the reference is evaluated in float64, not in the arguments' dtypes.
+    """
+
+    layout: ArgumentLayout
+    outputs: OutputLayout
+    names: tuple[ProgramName, ...]
     few: int
-    lifted: bool  # whether the reference is evaluated in float64
+    in_float64: bool
 
 
-class Wide(NamedTuple):
-    """What has been compiled in the reference's dtype: the same for arguments of every dtype."""
+class ReferencePrograms(NamedTuple):
+    """What is compiled in the reference's dtype; in float64 it serves arguments of every dtype.
 
-    reference: Callable[..., tuple[Wanted, list[Any]]]
-    rule: Callable[..., Found] | None
+    Attributes:
+        reference: The reference.
+        rule: f in the same dtype; None unless that is float64.
+        differences: The finite differences of f; None where there is a reference.
+    """
+
+    reference: Callable[..., tuple[ReferenceValues, list[Any]]]
+    rule: Callable[..., ProgramResults] | None
     differences: Callable[..., Any] | None
 
 
-class Prepared(NamedTuple):
-    """What has been compiled for arguments of one kind."""
+class ComparisonPrograms(NamedTuple):
+    """Everything that is compiled for arguments of one kind.
 
-    setting: Setting
-    wide: Wide
-    own: Callable[..., Found] | None  # None where the reference's dtype is the arguments' own
+    Attributes:
+        config: What is computed.
+        wide: The programs in the reference's dtype.
+        own: f in the arguments' dtypes; None where those are the reference's.
+        saved: What f and g save for the backward pass.
+    """
+
+    config: ComparisonConfig
+    wide: ReferencePrograms
+    own: Callable[..., ProgramResults] | None
     saved: dict[str, Saved]
 
 
-def prepare_wide(
-    f: Function, g: Function | None, setting: Setting, constants: list[Any], trials: Trials
-) -> Wide:
-    """Compile the reference, the rule in the same dtype, and the differences."""
-    layout, returned, names, few, lifted = setting
-    modes = [mode for mode, _ in names]
-    needed = tuple(dict.fromkeys(modes if g else ["value", *modes]))
-    size = [np.ones((), dtype) for dtype in returned.dtypes[: returned.inexact]]
-    arguments = _lift((constants, trials, size), setting)
-    rule = differences = None
-    with _settings(lifted):
-        reference = compile_reference(g or f, layout, needed, arguments, terms=lifted)
-        if lifted:
-            rule = programs.compile_all(f, layout, names, arguments)
-        if g is None:
-            differences = compile_differences(f, layout, needed, arguments, few=few)
-    return Wide(reference, rule, differences)
-
-
-def prepare(
+def run_comparison(
     f: Function,
-    g: Function | None,
-    setting: Setting,
-    wide: Wide,
+    programs: ComparisonPrograms,
     constants: list[Any],
     trials: Trials,
-) -> Prepared:
-    """Compile the rule in the arguments' dtypes, too, and count what is saved."""
-    returned, own = setting.returned, None
-    if wide.rule is None or any(a.dtype != np.float64 for a in (*trials.points, *trials.v)):
-        size = [np.ones((), dtype) for dtype in returned.dtypes[: returned.inexact]]
-        arguments = (constants, trials, size)
-        with _settings(False):
-            own = programs.compile_all(f, setting.layout, setting.names, arguments)
-    saved = {
-        name: kept
-        for name, side in {"f": f, "g": g}.items()
-        if side and (kept := _saved(side, setting.layout, trials, constants)) is not None
-    }
-    return Prepared(setting, wide, own, saved)
+    signs: list[np.ndarray],
+) -> Evaluations:
+    """Run the compiled programs, and f uncompiled.
 
-
-def evaluate(
-    f: Function, ready: Prepared, constants: list[Any], trials: Trials, signs: list[np.ndarray]
-) -> Evidence:
-    """Run all that has been compiled, and f itself."""
-    setting, wide, compiled, _ = ready
-    layout, returned, names, _, lifted = setting
-    wide_constants, wide_trials = _lift((constants, trials), setting)
-    found = None
-    with _settings(lifted):
-        wanted, wide_size = wide.reference(wide_constants, wide_trials, signs)
-        if wide.rule is not None:
-            found = wide.rule(wide_constants, wide_trials, wide_size)
-    size = [np.asarray(a, dtype) for a, dtype in zip(wide_size, returned.dtypes, strict=False)]
-    with _settings(False):
-        plain = programs.plainly(bind(f, layout, constants), names, trials, size)
-        own = found if compiled is None else compiled(constants, trials, size)
+    Args:
+        f: The function with the rule.
+        programs: The compiled programs.
+        constants: The arguments that are not differentiated.
+        trials: The trials.
+        signs: ±1 for each rounding of the reference's arguments, (SAMPLES, POINTS, *shape) per
+            leaf.
+    """
+    config, compiled, own_program, _ = programs
+    layout, outputs, names, _, in_float64 = config
+    wide_constants, wide_trials = _in_reference_dtype((constants, trials), config)
+    wide = differences = None
+    with _full_precision(in_float64):
+        reference, wide_scales = compiled.reference(wide_constants, wide_trials, signs)
+        if compiled.rule is not None:
+            wide = compiled.rule(wide_constants, wide_trials, wide_scales)
+    scales = [np.asarray(a, dtype) for a, dtype in zip(wide_scales, outputs.dtypes, strict=False)]
+    with _full_precision(False):
+        plain = run_uncompiled(bind(f, layout, constants), names, trials, scales)
+        own = wide if own_program is None else own_program(constants, trials, scales)
     assert own is not None
-    own = Found(own.results | plain.results, own.errors | plain.errors, own.eps)
-    differenced = None
-    if wide.differences is not None:
-        exact = max((found or own).eps, wanted.eps)
-        with _settings(lifted):
-            differenced = wide.differences(wide_constants, wide_trials, wide_size, wanted, exact)
-        wanted = differenced.wanted
-    found = None if compiled is None else found
-    return Evidence(layout, returned, names, trials, wanted, own, found, differenced)
+    own = ProgramResults(own.results | plain.results, own.errors | plain.errors, own.eps)
+    if compiled.differences is not None:
+        eps = max((wide or own).eps, reference.eps)
+        with _full_precision(in_float64):
+            differences = compiled.differences(
+                wide_constants, wide_trials, wide_scales, reference, eps
+            )
+        reference = differences.reference
+    wide = None if own_program is None else wide
+    return Evaluations(layout, outputs, names, trials, reference, own, wide, differences)
 
 
-def _lift(tree: Any, setting: Setting) -> Any:
-    return lift(tree, np.float64) if setting.lifted else tree
+def compile_wide(
+    f: Function,
+    g: Function | None,
+    config: ComparisonConfig,
+    constants: list[Any],
+    trials: Trials,
+) -> ReferencePrograms:
+    """Compile the reference, f in the same dtype, and the differences."""
+    layout, _, names, few, in_float64 = config
+    modes = [mode for mode, _ in names]
+    needed = tuple(dict.fromkeys(modes if g else ["value", *modes]))
+    example = (constants, trials, _unit_scales(config.outputs))
+    arguments = _in_reference_dtype(example, config)
+    rule = differences = None
+    with _full_precision(in_float64):
+        reference = compile_reference(g or f, layout, needed, arguments, terms=in_float64)
+        if in_float64:
+            rule = compile_program(f, layout, names, arguments)
+        if g is None:
+            differences = compile_differences(f, layout, needed, few=few)
+    return ReferencePrograms(reference, rule, differences)
 
 
-def _settings(wide: bool) -> ExitStack:
-    """Let products be exact and, for the reference, float64 be float64."""
+def compile_own(
+    f: Function,
+    g: Function | None,
+    config: ComparisonConfig,
+    wide: ReferencePrograms,
+    constants: list[Any],
+    trials: Trials,
+) -> ComparisonPrograms:
+    """Compile f in the arguments' dtypes, unless they are the reference's; count what is saved."""
+    own = None
+    if wide.rule is None or any(a.dtype != np.float64 for a in (*trials.points, *trials.v)):
+        arguments = (constants, trials, _unit_scales(config.outputs))
+        with _full_precision(False):
+            own = compile_program(f, config.layout, config.names, arguments)
+    counted = {
+        name: _count_saved(function, config.layout, trials, constants)
+        for name, function in {"f": f, "g": g}.items()
+        if function
+    }
+    saved = {name: count for name, count in counted.items() if count is not None}
+    return ComparisonPrograms(config, wide, own, saved)
+
+
+def _unit_scales(outputs: OutputLayout) -> list[np.ndarray]:
+    return [np.ones((), dtype) for dtype in outputs.dtypes[: outputs.floating]]
+
+
+def _in_reference_dtype(tree: Any, config: ComparisonConfig) -> Any:
+    return cast_floating(tree, np.float64) if config.in_float64 else tree
+
+
+def _full_precision(in_float64: bool) -> ExitStack:
+    """Compute products in full precision and, for the reference, allow float64."""
     stack = ExitStack()
     stack.enter_context(jax.default_matmul_precision("highest"))
-    if wide:
+    if in_float64:
         stack.enter_context(jax.enable_x64(True))
-        if jax.default_backend() == "tpu":  # which has no float64 of its own
+        if jax.default_backend() == "tpu":  # TPUs have no float64
             stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
     return stack
 
 
-def returned_by(
-    f: Function, g: Function | None, layout: Layout, leaves: list[Any], constants: list[Any]
-) -> Outputs:
-    """Find out what f and g return, and refuse what cannot be compared."""
-    ours = outputs(f, layout, leaves, constants)
-    if not ours.inexact:
-        raise ValueError("audit.compare: `f` must return a floating array; got none.")
-    if g is None:
-        return ours
-    theirs = outputs(g, layout, leaves, constants)
-    if (ours.labels, ours.shapes, ours.inexact) != (theirs.labels, theirs.shapes, theirs.inexact):
-        said = [f"{one.shapes} in {one.tree}" for one in (ours, theirs)]
-        raise ValueError(
-            "audit.compare: `f` and `g` must return the same structure and shapes; got "
-            f"{said[0]} from f and {said[1]} from g."
-        )
-    return ours._replace(due=theirs.dtypes)
-
-
-def _saved(f: Function, layout: Layout, trials: Trials, constants: list[Any]) -> Saved | None:
-    """Count what the pull-back of f keeps, without computing it."""
-    kept: dict[int, Any] = {}
+def _count_saved(
+    f: Function, layout: ArgumentLayout, trials: Trials, constants: list[Any]
+) -> Saved | None:
+    """Count what f saves for its pull-back, without computing it."""
+    saved: dict[int, Any] = {}
     leaves = [leaf[0] for leaf in trials.points]
 
     def run(leaves: list[Any], constants: list[Any]) -> None:
         bound = bind(f, layout, constants)
-        pull = jax.vjp(lambda x: bound(x)[: len(trials.v)], leaves)[1]
-        kept.update((id(one), one) for one in jax.tree.leaves(pull) if hasattr(one, "dtype"))
+        pull_back = jax.vjp(lambda x: bound(x)[: len(trials.v)], leaves)[1]
+        arrays = (leaf for leaf in jax.tree.leaves(pull_back) if hasattr(leaf, "dtype"))
+        saved.update((id(array), array) for array in arrays)
 
     try:
         jax.eval_shape(run, leaves, constants)
-    except Exception:  # the rows say what is wrong with it
+    except Exception:  # the rows report it
         return None
-    count = sum(one.size * one.dtype.itemsize for one in kept.values())
+    size = sum(array.size * array.dtype.itemsize for array in saved.values())
     given = sum(leaf.nbytes for leaf in (*leaves, *constants) if hasattr(leaf, "nbytes"))
-    return Saved(len(kept), count, count / max(given, 1))
+    return Saved(len(saved), size, size / max(given, 1))

@@ -1,8 +1,8 @@
-"""How far a result may be off, and the row that says how far it is.
+"""How far off a result may be, and the row that says how far off it is.
 
-An error is measured in units of eps · (the largest number of the leaf or, where they are larger,
-the terms that cancelled on the way to this one). A few roundings more or less than the reference
-makes are no error, whatever the dtype: one tolerance serves float16 to float64.
+An error is measured in units of eps times the largest number of the leaf or, where they are larger,
+the terms that cancelled on the way to this number. A few rounding errors more or fewer than the
+reference makes are accepted, in any dtype: one tolerance serves float16 to float64.
 """
 
 import math
@@ -12,19 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnjax.audit.diagnosis import diagnose
-from bnjax.audit.programs import Name
 from bnjax.audit.report import Row
+from bnjax.audit.transforms import ProgramName
+
+NO_DERIVATIVE = "the one-sided derivatives differ here"
 
 
-class Sides(NamedTuple):
-    """One leaf of one mode: what a rule gave and what it is held to, (trials, *shape).
+class LeafComparison(NamedTuple):
+    """One leaf of one mode: the rule's numbers and the reference's, (trials, *shape).
 
     Attributes:
         got: The rule's numbers, in their dtype.
         wanted: The reference's.
         terms: The size of the terms that cancelled.
-        slack: How far the reference may be off.
-        size: The largest wanted number of the whole leaf.
+        slack: How far off the reference may be.
+        size: The largest of the reference's numbers in the whole leaf.
     """
 
     got: np.ndarray
@@ -34,36 +36,42 @@ class Sides(NamedTuple):
     size: float
 
 
-class Measure(NamedTuple):
-    """What a result is measured with: the epsilon, how many of them agree, and the dtype due."""
+class Criterion(NamedTuple):
+    """What a result must satisfy.
+
+    Attributes:
+        eps: The unit of errors.
+        tolerance: How many of them are accepted.
+        dtype: The dtype that the result must have; None for any.
+    """
 
     eps: float
     tolerance: float
     dtype: Any = None
 
 
-def judge(name: Name, leaf: str, sides: Sides, measure: Measure) -> Row:
-    """Judge one leaf of one mode under one transform."""
-    due = None if measure.dtype is None else np.dtype(measure.dtype)
-    got, wanted = (np.asarray(a, np.float64) for a in (sides.got, sides.wanted))
-    scale = np.maximum(sides.terms, sides.size)
+def judge_leaf(name: ProgramName, leaf: str, compared: LeafComparison, criterion: Criterion) -> Row:
+    """Return the row of one leaf of one mode under one transform."""
+    dtype, tolerance = compared.got.dtype, criterion.tolerance
+    got, wanted = (np.asarray(a, np.float64) for a in (compared.got, compared.wanted))
+    scale = np.maximum(compared.terms, compared.size)
     with np.errstate(all="ignore"):
         error = np.abs(got - wanted)
-        unknown = np.isinf(sides.slack)
-        kept = (got == wanted) | (np.isnan(got) & np.isnan(wanted)) | unknown
-        kept |= np.isinf(got) & (np.abs(wanted) > _largest(sides.got.dtype)) & (got * wanted > 0)
-        beyond = np.maximum(error - sides.slack, 0)
-        small = beyond <= measure.tolerance * _least(sides.got.dtype) * np.maximum(1, scale)
-        scaled = np.where(kept | small, 0, beyond / (measure.eps * scale))
+        unknown = np.isinf(compared.slack)
+        accepted = (got == wanted) | (np.isnan(got) & np.isnan(wanted)) | unknown
+        accepted |= np.isinf(got) & (np.abs(wanted) > _largest_finite(dtype)) & (got * wanted > 0)
+        excess = np.maximum(error - compared.slack, 0)
+        underflow = excess <= tolerance * _underflow_threshold(dtype) * np.maximum(1, scale)
+        scaled = np.where(accepted | underflow, 0, excess / (criterion.eps * scale))
     scaled = np.where(np.isnan(scaled), np.inf, scaled)
-    row = Row(*name, leaf, str(sides.got.dtype), cosine=_cosine(got, wanted, ~unknown))
+    row = Row(*name, leaf, str(dtype), cosine=_cosine(got, wanted, ~unknown))
     if not got.size:
         return row
     worst = np.unravel_index(int(np.argmax(scaled)), scaled.shape)
     if not scaled[worst] and np.any(np.isfinite(error)):
-        # agreed to the last place: the largest difference is still of interest
-        worst = np.unravel_index(int(np.nanargmax(np.where(kept, 0, error))), error.shape)
-    finite = np.where(unknown | (kept & ~np.isfinite(error)), 0, error)
+        # nothing exceeds the slack: report the largest difference all the same
+        worst = np.unravel_index(int(np.nanargmax(np.where(accepted, 0, error))), error.shape)
+    finite = np.where(unknown | (accepted & ~np.isfinite(error)), 0, error)
     row = row._replace(
         absolute=float(np.max(np.where(np.isnan(finite), np.inf, finite))),
         scaled=float(np.max(scaled)),
@@ -72,26 +80,46 @@ def judge(name: Name, leaf: str, sides: Sides, measure: Measure) -> Row:
         got=float(got[worst]),
         wanted=float(wanted[worst]),
     )
-    if due is not None and sides.got.dtype != due:
-        return row._replace(verdict="disagrees", why=f"wrong dtype: {sides.got.dtype}, not {due}")
+    noise = criterion.eps * scale + np.where(unknown, 0, compared.slack)
+    verdict, why = _leaf_verdict(row, compared, criterion, noise)
+    return row._replace(verdict=verdict, why=why)
+
+
+def _leaf_verdict(
+    row: Row, compared: LeafComparison, criterion: Criterion, noise: np.ndarray
+) -> tuple[str, str]:
+    """Return the verdict and the reason for it, given the errors in `row`."""
+    dtype = compared.got.dtype
+    required = None if criterion.dtype is None else np.dtype(criterion.dtype)
+    if required is not None and dtype != required:
+        return "disagrees", f"wrong dtype: {dtype}, not {required}"
+    unknown = np.isinf(compared.slack)
     if np.all(unknown):
-        return row._replace(verdict="not judged", why="the slopes from both sides differ here")
-    if row.scaled <= measure.tolerance:
-        return row
-    noise = measure.eps * scale + np.where(unknown, 0, sides.slack)
-    why = diagnose(np.where(unknown, wanted, got), wanted, noise)
-    return row._replace(verdict="disagrees", why=why)
+        return "not judged", NO_DERIVATIVE
+    if row.scaled <= criterion.tolerance:
+        return "agrees", ""
+    got, wanted = (np.asarray(a, np.float64) for a in (compared.got, compared.wanted))
+    return "disagrees", diagnose(np.where(unknown, wanted, got), wanted, noise)
 
 
-def transposed(pushed: list[Any], v: list[Any], pulled: list[Any], u: list[Any]) -> Sides:
-    """Hold ⟨Jᵀv, u⟩ to ⟨v, J u⟩; J u and Jᵀv come as (numbers, terms) for each leaf."""
-    ours, terms = _pairing(pulled, u)
-    theirs, more = _pairing(pushed, v)
+def compare_transposes(
+    pushed: list[Any], v: list[Any], pulled: list[Any], u: list[Any]
+) -> LeafComparison:
+    """Compare ⟨Jᵀv, u⟩ with ⟨v, J u⟩.
+
+    Args:
+        pushed: J u, as (numbers, size of the terms that cancelled) for each floating output.
+        v: The cotangents.
+        pulled: Jᵀv, in the same way for each argument leaf.
+        u: The tangents.
+    """
+    got, terms = _inner_product(pulled, u)
+    wanted, more = _inner_product(pushed, v)
     size = float(np.max(np.where(np.isfinite(terms + more), terms + more, 0), initial=0))
-    return Sides(ours, theirs, terms + more, np.zeros_like(ours), size)
+    return LeafComparison(got, wanted, terms + more, np.zeros_like(got), size)
 
 
-def _pairing(sides: list[Any], weights: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+def _inner_product(sides: list[Any], weights: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     total, terms = 0.0, 0.0
     for (numbers, of), weight in zip(sides, weights, strict=True):
         axes = tuple(range(1, numbers.ndim))
@@ -101,16 +129,19 @@ def _pairing(sides: list[Any], weights: list[Any]) -> tuple[np.ndarray, np.ndarr
     return np.asarray(total), np.asarray(terms)
 
 
-def _largest(dtype: Any) -> float:
+def _largest_finite(dtype: Any) -> float:
     return float(jnp.finfo(dtype).max) if jnp.issubdtype(dtype, jnp.floating) else math.inf
 
 
-def _least(dtype: Any) -> float:
-    """Tell what underflows: XLA may flush what is subnormal, float16 is computed wider."""
+def _underflow_threshold(dtype: Any) -> float:
+    """Return the size below which numbers may be lost.
+
+    XLA may flush subnormal numbers to zero, but computes float16 in a wider dtype.
+    """
     if not jnp.issubdtype(dtype, jnp.floating):
         return 0.0
-    of = jnp.finfo(dtype)
-    return float(of.smallest_subnormal if dtype == jnp.float16 else of.tiny)
+    limits = jnp.finfo(dtype)
+    return float(limits.smallest_subnormal if dtype == jnp.float16 else limits.tiny)
 
 
 def _relative(error: np.ndarray, wanted: np.ndarray) -> float:

@@ -1,8 +1,8 @@
-"""What the rule is held to: a plain function's derivatives in float64, and how exact they can be.
+"""The derivatives of the reference in float64, and the size of the terms that cancel in each.
 
-Beside each number stands the size of the terms that cancelled on the way to it (see `rounding`):
-the reference is run again at arguments that are off by a relative 2⁻³⁶, every result rounded to as
-many digits, and what that moves a number by is divided by 2⁻³⁶.
+To find those terms (see `rounding`), the reference is run again at arguments that are off by a
+relative 2⁻³⁶, with every result rounded to 36 binary digits. How far that moves a number, divided
+by 2⁻³⁶, is the size of the terms that cancelled on the way to it.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,23 +14,25 @@ import numpy as np
 from jax import Array, lax
 from jax.extend import core
 
-from bnjax.audit import derivatives
-from bnjax.audit.programs import options, without_forward
-from bnjax.audit.rounding import UNIT, narrowest, rounded
-from bnjax.audit.trials import Layout, Trials, bind
+from bnjax._xla import options_for_few_runs
+from bnjax.audit.arguments import ArgumentLayout, bind
+from bnjax.audit.derivatives import SECOND_ORDER, FlatFunction, evaluate_mode
+from bnjax.audit.programs import missing_forward_modes
+from bnjax.audit.rounding import UNIT, coarsest_epsilon, with_rounding
+from bnjax.audit.trials import Trials
 
-SAMPLES = 4
+SAMPLES = 4  # random roundings of the arguments; the largest effect counts
 
 
-class Wanted(NamedTuple):
-    """The right numbers of each mode, per leaf (T, *shape), and the terms behind them.
+class ReferenceValues(NamedTuple):
+    """The correct values of each mode, one array (T, *shape) per leaf, and their uncertainty.
 
     Attributes:
-        values: The numbers themselves.
+        values: The values.
         terms: The size of the terms that cancelled, in the same units.
-        slack: How far off the numbers themselves may be; infinite where they cannot be known.
-        errors: What the reference raised.
-        eps: The coarsest epsilon that it computes with.
+        slack: How far off the values themselves may be; infinite where they cannot be known.
+        errors: For each mode that the reference does not have, the exception it raised.
+        eps: The coarsest machine epsilon that the reference computes with.
     """
 
     values: dict[str, list[Any]]
@@ -41,86 +43,113 @@ class Wanted(NamedTuple):
 
 
 def compile_reference(
-    g: Callable[..., Any], layout: Layout, wanted: Sequence[str], arguments: Any, *, terms: bool
-) -> Callable[..., tuple[Wanted, list[Any]]]:
-    """Compile the reference once.
+    g: Callable[..., Any],
+    layout: ArgumentLayout,
+    modes: Sequence[str],
+    arguments: Any,
+    *,
+    terms: bool,
+) -> Callable[..., tuple[ReferenceValues, list[Any]]]:
+    """Compile the reference.
 
     Args:
         g: The reference.
         layout: The layout of its arguments.
-        wanted: The modes.
-        arguments: (constants, trials, size), for their shapes and dtypes.
-        terms: Whether to find the terms that cancel, too.
+        modes: The modes.
+        arguments: (constants, trials, scales), for their shapes and dtypes.
+        terms: Whether to find the terms that cancel as well.
 
     Returns:
-        run(constants, trials, signs) -> what is wanted, and the size of each output. `signs`
-        has one array (SAMPLES, POINTS, *shape) of ±1 for each differentiated leaf.
+        run(constants, trials, signs) -> (`ReferenceValues`, the size of each floating output),
+        where `signs` has one array (SAMPLES, POINTS, *shape) of ±1 per differentiated leaf.
     """
-    errors = without_forward(g, layout, wanted, *arguments)
-    wanted = [mode for mode in wanted if mode not in errors]
-    signs = [np.ones((SAMPLES, *leaf.shape), leaf.dtype) for leaf in arguments[1].points]
+    errors = missing_forward_modes(g, layout, modes, arguments)
+    modes = [mode for mode in modes if mode not in errors]
 
     def run(constants: list[Any], trials: Trials, signs: list[Any]) -> Any:
-        points, at, v, u = trials
         bound = bind(g, layout, constants)
-        size = [jnp.ones((), a.dtype) for a in v]
-        if set(wanted) & set(derivatives.SECOND):
-            size = [_size(y) for y in bound([leaf[0] for leaf in points])[: len(v)]]
-
-        def trial(x: Any, v: Any, u: Any) -> dict[str, list[Array]]:
-            found = {}
-            for mode in wanted:
-                try:
-                    found[mode] = derivatives.evaluate(mode, bound, x, v, u, size)
-                except Exception as error:  # it may have no such mode
-                    errors[mode] = error
-            return found
-
-        first = jax.tree.map(lambda a: a[0], (points, v, u))
-        traced, shape = jax.make_jaxpr(trial, return_shape=True)(*first)
-        tree = jax.tree.structure(shape)
-
-        def everywhere(compute: Callable[..., list[Array]], points: list[Array]) -> list[Array]:
-            def one(row: Any) -> list[Array]:
-                i, v, u = row
-                return compute(*jax.tree.leaves(([leaf[i] for leaf in points], v, u)))
-
-            return lax.map(one, (at, v, u))
-
-        exact = everywhere(core.jaxpr_as_fun(traced), points)
+        scales = [jnp.ones((), a.dtype) for a in trials.v]
+        if set(modes) & set(SECOND_ORDER):
+            outputs = bound([leaf[0] for leaf in trials.points])[: len(trials.v)]
+            scales = [_output_scale(y) for y in outputs]
+        traced, tree = _trace_modes(bound, modes, trials, scales, errors)
+        exact = _at_every_trial(core.jaxpr_as_fun(traced), trials, trials.points)
         if not terms:
-            return jax.tree.unflatten(tree, exact), None, size
+            return jax.tree.unflatten(tree, exact), None, scales
+        cancelled = _cancelled_terms(traced, exact, trials, signs)
+        return jax.tree.unflatten(tree, exact), jax.tree.unflatten(tree, cancelled), scales
 
-        def sample(worst: list[Array], signs: list[Array]) -> tuple[list[Array], None]:
-            near = [leaf * (1 + UNIT * sign) for leaf, sign in zip(points, signs, strict=True)]
-            moved = everywhere(rounded(traced), near)
-            return [
-                jnp.maximum(w, _distance(a, b)) for w, a, b in zip(worst, moved, exact, strict=True)
-            ], None
-
-        worst, _ = lax.scan(sample, [jnp.zeros(a.shape, jnp.float64) for a in exact], signs)
-        return jax.tree.unflatten(tree, exact), jax.tree.unflatten(tree, worst), size
-
+    signs = [np.ones((SAMPLES, *leaf.shape), leaf.dtype) for leaf in arguments[1].points]
     traced = jax.jit(run).trace(*arguments[:2], signs)
-    compiled, eps = traced.lower().compile(options()), narrowest(traced.jaxpr)
+    compiled, eps = traced.lower().compile(options_for_few_runs()), coarsest_epsilon(traced.jaxpr)
 
-    def call(constants: list[Any], trials: Trials, signs: list[Any]) -> tuple[Wanted, list[Any]]:
+    def call(
+        constants: list[Any], trials: Trials, signs: list[Any]
+    ) -> tuple[ReferenceValues, list[Any]]:
         signs = [sign.astype(leaf.dtype) for sign, leaf in zip(signs, trials.points, strict=True)]
-        values, found, size = jax.tree.map(np.asarray, compiled(constants, trials, signs))
-        if found is None:
-            found = jax.tree.map(lambda a: np.zeros(a.shape), values)
-        none = jax.tree.map(lambda a: np.zeros(a.shape), found)
-        return Wanted(values, found, none, errors, eps), size
+        values, found, scales = jax.tree.map(np.asarray, compiled(constants, trials, signs))
+        zeros = jax.tree.map(lambda a: np.zeros(a.shape), values)
+        return ReferenceValues(values, found or zeros, zeros, errors, eps), scales
 
     return call
 
 
-def _size(y: Array) -> Array:
+def _trace_modes(
+    g: FlatFunction,
+    modes: Sequence[str],
+    trials: Trials,
+    scales: list[Array],
+    errors: dict[str, Exception],
+) -> tuple[Any, Any]:
+    """Trace all modes at one trial; return the program and the structure of its results."""
+
+    def trial(x: Any, v: Any, u: Any) -> dict[str, list[Array]]:
+        results = {}
+        for mode in modes:
+            try:
+                results[mode] = evaluate_mode(mode, g, x, v, u, scales)
+            except Exception as error:  # the reference may not have this mode
+                errors[mode] = error
+        return results
+
+    first = jax.tree.map(lambda a: a[0], (trials.points, trials.v, trials.u))
+    traced, shape = jax.make_jaxpr(trial, return_shape=True)(*first)
+    return traced, jax.tree.structure(shape)
+
+
+def _at_every_trial(
+    program: Callable[..., list[Array]], trials: Trials, points: list[Array]
+) -> list[Array]:
+    """Run a flat program at every trial, one after the other; `points` replaces the trials'."""
+
+    def one(row: Any) -> list[Array]:
+        i, v, u = row
+        return program(*jax.tree.leaves(([leaf[i] for leaf in points], v, u)))
+
+    return lax.map(one, (trials.at, trials.v, trials.u))
+
+
+def _cancelled_terms(
+    traced: Any, exact: list[Array], trials: Trials, signs: list[Any]
+) -> list[Array]:
+    """Return the largest distance, over all samples, between the exact and the rounded program."""
+
+    def sample(worst: list[Array], signs: list[Array]) -> tuple[list[Array], None]:
+        pairs = zip(trials.points, signs, strict=True)
+        near = [leaf * (1 + UNIT * sign) for leaf, sign in pairs]
+        moved = _at_every_trial(with_rounding(traced), trials, near)
+        triples = zip(worst, moved, exact, strict=True)
+        return [jnp.maximum(w, _distance(a, b)) for w, a, b in triples], None
+
+    return lax.scan(sample, [jnp.zeros(a.shape, jnp.float64) for a in exact], signs)[0]
+
+
+def _output_scale(y: Array) -> Array:
     finite = jnp.where(jnp.isfinite(y), jnp.abs(y), 0)
     return jnp.maximum(1, jnp.max(finite, initial=0)).astype(y.dtype)
 
 
 def _distance(a: Array, b: Array) -> Array:
-    """Return |a − b| in units of the rounding; nothing where that is no number."""
-    far = jnp.abs(a.astype(jnp.float64) - b.astype(jnp.float64)) / UNIT
-    return jnp.where(jnp.isfinite(far), far, 0)
+    """Return |a − b| in units of the rounding, and 0 where that is not finite."""
+    distance = jnp.abs(a.astype(jnp.float64) - b.astype(jnp.float64)) / UNIT
+    return jnp.where(jnp.isfinite(distance), distance, 0)

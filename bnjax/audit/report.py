@@ -1,4 +1,4 @@
-"""What an audit found: one row per mode, transform and leaf, and how it reads."""
+"""The report of an audit: one row per mode, transform and leaf, and its table."""
 
 import html
 import math
@@ -10,24 +10,25 @@ FAILED = ("disagrees", "raises")
 
 
 class Row(NamedTuple):
-    """One leaf of one mode under one transform, at its worst.
+    """One leaf of one mode under one transform, at its worst place.
 
     Attributes:
         mode: "value", "vjp", "jvp", "transposition", "rev-over-rev" or "fwd-over-rev"; "taylor"
             without a reference.
         transform: "plain", "jit", "vmap", "scan" or "remat".
-        leaf: The argument's path, or the output's for value and jvp.
-        dtype: What was computed in where it was worst: the arguments' dtype, or float64.
+        leaf: The path of the argument, or of the output for value and jvp.
+        dtype: The dtype of the worse of the two computations: the arguments' dtype, or float64.
         absolute: The largest |got − wanted|.
         scaled: The largest |got − wanted| / (eps · size of the result and of the terms that
-            cancel): 1 is a rounding, 0 next to nothing.
+            cancel): about 1 for a single rounding error.
         relative: ‖got − wanted‖ / ‖wanted‖ over all trials.
-        cosine: Between got and wanted over all trials; NaN where either is zero.
-        at: Where in the leaf it is worst.
+        cosine: The cosine of the angle between got and wanted over all trials; NaN where either is
+            zero.
+        at: The index of the worst place in the leaf.
         got: The number there.
-        wanted: The reference's.
+        wanted: The reference's number there.
         verdict: "agrees", "disagrees", "raises", "no forward mode" or "not judged".
-        why: The likely kind of error, or what was raised.
+        why: The likely mistake, or what was raised.
     """
 
     mode: str
@@ -46,17 +47,23 @@ class Row(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether the rule is refused for it."""
+        """Whether this row shows that the rule is wrong."""
         return self.verdict in FAILED
 
     def place(self) -> str:
-        """Name the worst place and the two values there."""
+        """Return the worst place and the two numbers there, in words."""
         at = f"[{', '.join(map(str, self.at))}]" if self.at else ""
         return f"{self.leaf}{at} is {self.got:.9g}, not {self.wanted:.9g}"
 
 
 class Saved(NamedTuple):
-    """What a pull-back keeps: distinct arrays, their bytes, and those over the input's bytes."""
+    """What a function saves for its backward pass.
+
+    Attributes:
+        leaves: The number of distinct arrays.
+        bytes: Their size.
+        of_input: Their size divided by that of the arguments.
+    """
 
     leaves: int
     bytes: int
@@ -64,16 +71,16 @@ class Saved(NamedTuple):
 
 
 class Report(NamedTuple):
-    """All that was compared.
+    """The result of one comparison; printing it shows a table.
 
     Attributes:
         rows: One `Row` per mode, transform and leaf.
-        saved: What is kept for the backward pass, "f" and "g".
+        saved: What "f" and the reference "g" save for the backward pass.
         tolerance: The largest `scaled` that agrees.
-        tried: How many directions, in words.
-        key: What repeats the audit.
+        tried: How many directions were tried, in words.
+        key: The key that reproduces the audit.
         notes: What could not be done, and why.
-        name: The function under test.
+        name: The name of the function.
     """
 
     rows: tuple[Row, ...]
@@ -91,64 +98,64 @@ class Report(NamedTuple):
 
     @property
     def worst(self) -> Row:
-        """The row that is furthest off, among those of the simplest mode that failed, if any."""
+        """The row with the largest error; if any row failed, of the simplest mode that failed."""
         failed = [row for row in self.rows if row.failed]
         simplest = [row for row in failed if row.mode == failed[0].mode]
-        return max(simplest or self.rows, key=_badness)
+        return max(simplest or self.rows, key=_severity)
 
     def raise_if_failed(self) -> None:
-        """Raise what went wrong.
+        """Raise an error if a row failed.
 
         Raises:
-            AssertionError: A row failed: the worst leaf, both values, the likely kind of error,
-                and how to repeat it.
+            AssertionError: A row failed. The message holds the worst leaf, both numbers, the likely
+                mistake and the key that reproduces it.
         """
         if self.ok:
             return
         failed = [row for row in self.rows if row.failed]
         where = ", ".join(dict.fromkeys(f"{row.mode} under {row.transform}" for row in failed))
         raise AssertionError(
-            f"{self.name}: {_reason(self.worst)}; "
-            f"{len(failed)} of {len(self.rows)} comparisons failed: {where}; to repeat: {self.key}"
+            f"{self.name}: {_reason(self.worst)}; {len(failed)} of {len(self.rows)} comparisons "
+            f"failed: {where}; to repeat: {self.key}"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as plain dicts and lists; numbers that JSON lacks become None."""
-        rows = [{name: _plain(value) for name, value in row._asdict().items()} for row in self.rows]
+        """Return everything as dicts and lists; numbers that JSON does not have become None."""
+        rows = [
+            {name: _to_json(value) for name, value in row._asdict().items()} for row in self.rows
+        ]
         saved = {name: one._asdict() for name, one in self.saved.items()}
         return {**self._asdict(), "rows": rows, "saved": saved, "ok": self.ok}
 
     def __str__(self) -> str:
-        """Write the table: what agrees joined over the transforms, each failure on its own."""
-        lines = _columns([_HEAD, *(cells for cells, _ in _lines(self.rows))])
-        below = [why for _, why in _lines(self.rows)]
-        body = [
-            line + (f"\n    {why}" if why else "")
-            for line, why in zip(lines[1:], below, strict=True)
-        ]
-        return "\n".join([lines[0], *body, *self._foot()])
+        """Return the table: rows that agree joined over the transforms, failures one by one."""
+        lines = _table_lines(self.rows)
+        head, *body = _align([_HEAD, *(cells for cells, _ in lines)])
+        reasons = (f"\n    {why}" if why else "" for _, why in lines)
+        body = [line + why for line, why in zip(body, reasons, strict=True)]
+        return "\n".join([head, *body, *self._foot()])
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{html.escape(cell)}</th>" for cell in _HEAD)
         body = "".join(
             f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
             + (f'<tr><td colspan="{len(_HEAD)}">{html.escape(why)}</td></tr>' if why else "")
-            for cells, why in _lines(self.rows)
+            for cells, why in _table_lines(self.rows)
         )
         foot = "".join(f"<p>{html.escape(line)}</p>" for line in self._foot())
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{foot}"
 
     def _foot(self) -> list[str]:
-        kept = ", ".join(
+        saved = ", ".join(
             f"{name} {one.bytes} bytes in {one.leaves} arrays ({one.of_input:.2g} × the input)"
             for name, one in self.saved.items()
         )
         failed = sum(row.failed for row in self.rows)
         verdict = f"{failed} failed" if failed else "all agree"
         return [
-            f"{self.name}: {len(self.rows)} comparisons, {verdict}; up to {self.tolerance:g} eps "
-            f"agrees; {self.tried}; {self.key}",
-            *([f"saved for backward: {kept}"] if kept else []),
+            f"{self.name}: {len(self.rows)} comparisons, {verdict}; tolerance "
+            f"{self.tolerance:g} eps; {self.tried}; {self.key}",
+            *([f"saved for the backward pass: {saved}"] if saved else []),
             *self.notes,
         ]
 
@@ -156,8 +163,8 @@ class Report(NamedTuple):
 _HEAD = ("mode", "leaf", "under", "dtype", "absolute", "in eps", "cosine", "verdict")
 
 
-def _lines(rows: Iterable[Row]) -> list[tuple[tuple[str, ...], str]]:
-    """Gather the cells of each line, and what is to be said below it."""
+def _table_lines(rows: Iterable[Row]) -> list[tuple[tuple[str, ...], str]]:
+    """Return the cells of each line of the table, and the reason to print below it."""
     lines = []
     ordered = sorted(rows, key=lambda row: (row.mode, row.leaf))
     first = {(row.mode, row.leaf): i for i, row in reversed(list(enumerate(rows)))}
@@ -167,15 +174,15 @@ def _lines(rows: Iterable[Row]) -> list[tuple[tuple[str, ...], str]]:
     ):
         agreeing = [row for row in group if row.verdict == "agrees"]
         if agreeing:
-            lines.append(_line(max(agreeing, key=_badness), agreeing))
+            lines.append(_table_line(max(agreeing, key=_severity), agreeing))
         others = [row for row in group if row.verdict != "agrees"]
         for what in dict.fromkeys((row.verdict, row.why) for row in others):
             alike = [row for row in others if (row.verdict, row.why) == what]
-            lines.append(_line(max(alike, key=_badness), alike))
+            lines.append(_table_line(max(alike, key=_severity), alike))
     return lines
 
 
-def _line(worst: Row, joined: Sequence[Row]) -> tuple[tuple[str, ...], str]:
+def _table_line(worst: Row, joined: Sequence[Row]) -> tuple[tuple[str, ...], str]:
     known = worst.verdict in ("agrees", "disagrees")
     numbers = (
         (f"{worst.absolute:.1e}", f"{worst.scaled:.2g}", f"{worst.cosine:.6g}")
@@ -190,18 +197,18 @@ def _line(worst: Row, joined: Sequence[Row]) -> tuple[tuple[str, ...], str]:
 
 
 def _reason(row: Row) -> str:
-    """Say what went wrong in a row."""
+    """Return what went wrong in a row, in words."""
     if row.verdict != "disagrees":
         return row.why
-    said = f"{row.mode} under {row.transform} in {row.dtype}: {row.place()}"
-    return said + (f": {row.why}" if row.why else "")
+    place = f"{row.mode} under {row.transform} in {row.dtype}: {row.place()}"
+    return place + (f": {row.why}" if row.why else "")
 
 
-def _badness(row: Row) -> float:
+def _severity(row: Row) -> float:
     return math.inf if math.isnan(row.scaled) else row.scaled
 
 
-def _columns(table: Sequence[Sequence[str]]) -> list[str]:
+def _align(table: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
@@ -209,7 +216,7 @@ def _columns(table: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return list(value) if isinstance(value, tuple) else value

@@ -1,8 +1,8 @@
-"""How large the terms are that cancel: a program run with every number in it rounded.
+"""The size of the terms that cancel: a program run again with every intermediate result rounded.
 
 The reference is traced in float64 and run again with each result rounded to `BITS` binary digits.
-What that moves a result by, in units of the rounding, is the size of the terms that cancelled on
-the way to it. It is a property of the function and the point, the same for every dtype.
+How far that moves a result, in units of the rounding, is the size of the terms that cancelled on
+the way to it. It depends on the function and the point alone, not on the dtype.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend import core
 
-BITS = 36  # far above float64's own roundings, and small enough for what it moves to be linear
+BITS = 36  # far coarser than float64, and fine enough for results to move in proportion
 UNIT = 2.0**-BITS
-_CALLS = {
+# primitives that hold a program, and the parameter it is in; "pjit" and "remat2" are JAX's older
+# names of "jit" and "checkpoint"
+_PROGRAM_PARAMETERS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -23,15 +25,15 @@ _CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
-# these move numbers without making new ones
-_MOVES = frozenset(
+# these move numbers without computing new ones
+_EXACT_PRIMITIVES = frozenset(
     "broadcast_in_dim concatenate copy dynamic_slice gather max min neg optimization_barrier pad "
     "reduce_max reduce_min reshape rev select_n slice squeeze stop_gradient transpose".split()
 )
 
 
-def rounded(program: Any) -> Callable[..., list[Array]]:
-    """Make the function that runs a traced program and rounds every float64 in it.
+def with_rounding(program: Any) -> Callable[..., list[Array]]:
+    """Return the function that runs a traced program and rounds every float64 result in it.
 
     Args:
         program: What `jax.make_jaxpr` returns.
@@ -42,22 +44,27 @@ def rounded(program: Any) -> Callable[..., list[Array]]:
     Example:
         >>> import jax
         >>> with jax.enable_x64(True):
-        ...     third = rounded(jax.make_jaxpr(lambda x: x / 3)(1.0))(jnp.float64(1))[0]
+        ...     program = jax.make_jaxpr(lambda x: x / 3)(1.0)
+        ...     third = with_rounding(program)(jnp.float64(1))[0]
         ...     print(abs(third - 1 / 3) < UNIT, third == 1 / 3)
         True False
     """
     return lambda *arguments: _run(program.jaxpr, program.consts, arguments)
 
 
-def narrowest(program: Any) -> float:
-    """Find the largest machine epsilon among the floating results inside a traced program.
+def coarsest_epsilon(program: Any) -> float:
+    """Return the largest machine epsilon among the floating results inside a traced program.
 
-    A function that takes float64 may still compute in float32: it is as exact as that.
+    A function that accepts float64 may still compute in float32, and is no more exact than that.
+
+    Args:
+        program: What `jax.make_jaxpr` returns.
 
     Example:
         >>> import jax
         >>> through = lambda x: jnp.sin(x.astype(jnp.float16)).astype(x.dtype)
-        >>> print(narrowest(jax.make_jaxpr(through)(jnp.ones(3))) == jnp.finfo(jnp.float16).eps)
+        >>> program = jax.make_jaxpr(through)(jnp.ones(3))
+        >>> print(coarsest_epsilon(program) == jnp.finfo(jnp.float16).eps)
         True
     """
     dtypes = {dtype for dtype in _dtypes(program.jaxpr) if jnp.issubdtype(dtype, jnp.floating)}
@@ -72,48 +79,44 @@ def _dtypes(jaxpr: Any) -> Iterator[Any]:
 
 
 def _run(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    known = dict(zip(jaxpr.constvars, consts, strict=True))
-    known |= dict(zip(jaxpr.invars, arguments, strict=True))
+    """Run a program equation by equation."""
+    values = dict(zip(jaxpr.constvars, consts, strict=True))
+    values |= dict(zip(jaxpr.invars, arguments, strict=True))
 
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, core.Literal) else known[atom]
+    def value(atom: Any) -> Any:
+        return atom.val if isinstance(atom, core.Literal) else values[atom]
 
     for equation in jaxpr.eqns:
-        results = _apply(equation, [read(atom) for atom in equation.invars])
-        if equation.primitive.name not in _MOVES:
+        results = _run_equation(equation, [value(atom) for atom in equation.invars])
+        if equation.primitive.name not in _EXACT_PRIMITIVES:
             results = [_round(result) for result in results]
-        known |= dict(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+        values |= dict(zip(equation.outvars, results, strict=True))
+    return [value(atom) for atom in jaxpr.outvars]
 
 
-def _apply(equation: Any, values: list[Any]) -> Sequence[Any]:
+def _run_equation(equation: Any, values: list[Any]) -> Sequence[Any]:
     primitive, params = equation.primitive, equation.params
-    if primitive.name in _CALLS:
-        return _call(params[_CALLS[primitive.name]], values)
+    if primitive.name in _PROGRAM_PARAMETERS:
+        return _run_inner(params[_PROGRAM_PARAMETERS[primitive.name]], values)
     if primitive.name == "scan":
-        return _scan(equation, values)
+        return _run_scan(equation, values)
     results = primitive.bind(*values, **params)
     return results if primitive.multiple_results else [results]
 
 
-def _call(inner: Any, values: Sequence[Any]) -> list[Any]:
+def _run_inner(inner: Any, values: Sequence[Any]) -> list[Any]:
     return _run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values)
 
 
-def _scan(equation: Any, values: list[Any]) -> list[Any]:
+def _run_scan(equation: Any, values: list[Any]) -> list[Any]:
     body = equation.params["jaxpr"]
     inner = getattr(body, "jaxpr", body)
-
-    def whole(outer: Sequence[Any], step: Sequence[Any]) -> int:
-        """Count what a step takes or gives whole; JAX's own names for it change."""
-        pairs = zip(outer, step, strict=True)
-        return sum(len(a.aval.shape) == len(b.aval.shape) for a, b in pairs)
-
-    fixed = whole(equation.invars, inner.invars)
-    carried = whole(equation.outvars, inner.outvars)
+    # constants and carries; JAX's own names for these numbers have changed
+    fixed = _count_unsliced(equation.invars, inner.invars)
+    carried = _count_unsliced(equation.outvars, inner.outvars)
 
     def step(carry: list[Any], rows: list[Any]) -> tuple[list[Any], list[Any]]:
-        results = _call(body, [*values[: fixed - carried], *carry, *rows])
+        results = _run_inner(body, [*values[: fixed - carried], *carry, *rows])
         return results[:carried], results[carried:]
 
     carry, rows = lax.scan(
@@ -124,6 +127,12 @@ def _scan(equation: Any, values: list[Any]) -> list[Any]:
         reverse=equation.params["reverse"],
     )
     return [*carry, *rows]
+
+
+def _count_unsliced(outer: Sequence[Any], step: Sequence[Any]) -> int:
+    """Count what a step of a scan receives or returns whole, not as one row of many."""
+    pairs = zip(outer, step, strict=True)
+    return sum(len(a.aval.shape) == len(b.aval.shape) for a, b in pairs)
 
 
 def _round(value: Any) -> Any:

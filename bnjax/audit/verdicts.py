@@ -1,231 +1,263 @@
-"""From results to rows: which number is held to which, and what an error means."""
+"""From results to rows: which number is compared with which, and what an error means."""
 
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from bnjax.audit import derivatives
-from bnjax.audit.differences import Differenced
-from bnjax.audit.judge import Measure, Sides, judge, transposed
-from bnjax.audit.programs import Found, Name, tried
-from bnjax.audit.reference import Wanted
+from bnjax.audit.arguments import ArgumentLayout, OutputLayout
+from bnjax.audit.derivatives import MODES
+from bnjax.audit.differences import FiniteDifferences
+from bnjax.audit.judge import (
+    NO_DERIVATIVE,
+    Criterion,
+    LeafComparison,
+    compare_transposes,
+    judge_leaf,
+)
+from bnjax.audit.programs import ProgramResults
+from bnjax.audit.reference import ReferenceValues
 from bnjax.audit.report import Row
 from bnjax.audit.richardson import taylor_order
-from bnjax.audit.trials import Layout, Outputs, Trials
+from bnjax.audit.transforms import ProgramName, trial_indices
+from bnjax.audit.trials import Trials
+
+_ORDER = (*MODES, "taylor")
+_FLOAT64_EPSILON = float(np.finfo(np.float64).eps)
 
 
-class Evidence(NamedTuple):
-    """All that was computed.
+class Evaluations(NamedTuple):
+    """Everything that was computed for one comparison.
 
     Attributes:
-        layout: Of the arguments.
-        returned: What f returns.
-        names: The modes and transforms that were asked for.
+        layout: The layout of the arguments.
+        outputs: The layout of what f returns.
+        names: The modes and transforms that were run.
         trials: The trials, in the arguments' dtypes.
-        wanted: The reference.
+        reference: The reference.
         own: f in the arguments' dtypes.
-        wide: f in float64, where that is another.
-        differenced: The finite differences, where there is no reference.
+        wide: f in float64, where that differs.
+        differences: The finite differences, where there is no reference.
     """
 
-    layout: Layout
-    returned: Outputs
-    names: tuple[Name, ...]
+    layout: ArgumentLayout
+    outputs: OutputLayout
+    names: tuple[ProgramName, ...]
     trials: Trials
-    wanted: Wanted
-    own: Found
-    wide: Found | None
-    differenced: Differenced | None
+    reference: ReferenceValues
+    own: ProgramResults
+    wide: ProgramResults | None
+    differences: FiniteDifferences | None
+
+    @property
+    def projected(self) -> bool:
+        """Whether only ⟨Jᵀv, u⟩ is known of the vjp, leaf by leaf."""
+        return self.differences is not None and self.differences.projected
 
 
-def rows(
-    evidence: Evidence, chosen: tuple[str, ...], tolerance: float
+def judge_all(
+    found: Evaluations, modes: tuple[str, ...], tolerance: float
 ) -> tuple[list[Row], list[str]]:
-    """Judge everything; return the rows and what could not be done.
+    """Judge all results; return the rows, and notes about what could not be done.
 
     Raises:
-        ValueError: The reference cannot be pulled back.
+        ValueError: The reference has no vjp.
     """
-    wanted, own, wide = evidence.wanted, evidence.own, evidence.wide
-    if "vjp" in wanted.errors and evidence.differenced is None:
-        error = wanted.errors["vjp"]
+    reference, own, wide = found.reference, found.own, found.wide
+    if "vjp" in reference.errors and found.differences is None:
+        error = reference.errors["vjp"]
         raise ValueError(
-            f"audit.compare: `g` must be differentiable at `args` in float64; got {_said(error)}; "
-            "pass a plain function."
+            "audit.compare: `g` must be differentiable at `args` in float64; it raised "
+            f"{_summarize(error)}; pass a function of plain JAX operations."
         ) from error
     notes: list[str] = []
-    if wide is not None and (stopped := _refused(own, wide)):
-        notes.append(f"not compared in float64, which f does not take: {stopped}")
+    if wide is not None and (refusal := _float64_refusal(own, wide)):
+        notes.append(f"f was not compared in float64, where it raised {refusal}")
         wide = None
-    returned = evidence.returned
-    for label, dtype, theirs in zip(returned.labels, returned.dtypes, returned.due, strict=True):
-        if theirs not in (None, dtype):  # which of the two is wrong only the user knows
-            notes.append(f"{label} is {dtype} from f and {theirs} from g")
-    dtypes = [a.dtype for a in (*evidence.trials.points, *evidence.trials.v)]
-    coarsest = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
-    inside = (own.eps, coarsest) if wide is None else (wide.eps, float(jnp.finfo(jnp.float64).eps))
-    if inside[0] > inside[1]:
-        notes.append(f"judged by the coarsest epsilon that f computes with inside: {inside[0]:.2g}")
-    found: dict[tuple[str, str, str], Row] = {}
-    for of, eps, due in ((own, max(coarsest, own.eps), True), (wide, wanted.eps, False)):
-        if of is not None:
-            measure = Measure(max(eps, of.eps, wanted.eps), tolerance)
-            for row in _rows(evidence, of, measure, chosen, due):
+    notes += _dtype_notes(found.outputs)
+    own_eps = _coarsest_dtype_epsilon(found.trials)
+    inside, expected = (own.eps, own_eps) if wide is None else (wide.eps, _FLOAT64_EPSILON)
+    if inside > expected:
+        notes.append(f"errors are measured in the coarsest epsilon found inside f: {inside:.2g}")
+    worst: dict[tuple[str, str, str], Row] = {}
+    for results, eps, is_own in ((own, own_eps, True), (wide, reference.eps, False)):
+        if results is not None:
+            criterion = Criterion(max(eps, results.eps, reference.eps), tolerance)
+            for row in _judge_results(found, results, criterion, modes, is_own):
                 at = row.mode, row.transform, row.leaf
-                if at not in found or _worse(row, found[at]):
-                    found[at] = row
-    ordered = sorted(found.values(), key=lambda row: _MODES.index(row.mode))
-    if evidence.differenced is not None and "vjp" in chosen:
-        ordered += _taylor(evidence, wide or own)
-    return ordered, notes
+                if at not in worst or _is_worse(row, worst[at]):
+                    worst[at] = row
+    rows = sorted(worst.values(), key=lambda row: _ORDER.index(row.mode))
+    if found.differences is not None and "vjp" in modes:
+        rows += _taylor_rows(found, found.differences, wide or own)
+    return rows, notes
 
 
-_MODES = (*derivatives.ALL, "taylor")
+def _float64_refusal(own: ProgramResults, wide: ProgramResults) -> str:
+    """Return what f raised in float64 if it runs in its own dtype only; else ""."""
+    raised = [error for name, error in wide.errors.items() if name not in own.errors]
+    return _summarize(raised[0]) if raised and not wide.results else ""
 
 
-def _worse(row: Row, other: Row) -> bool:
+def _dtype_notes(outputs: OutputLayout) -> list[str]:
+    """Name the outputs whose dtype differs: which of the two is wrong only the user knows."""
+    dtypes = zip(outputs.labels, outputs.dtypes, outputs.reference_dtypes, strict=True)
+    return [
+        f"{label} is {ours} from f and {theirs} from g"
+        for label, ours, theirs in dtypes
+        if theirs not in (None, ours)
+    ]
+
+
+def _coarsest_dtype_epsilon(trials: Trials) -> float:
+    return max(float(jnp.finfo(a.dtype).eps) for a in (*trials.points, *trials.v))
+
+
+def _is_worse(row: Row, other: Row) -> bool:
     return (row.failed, row.scaled) > (other.failed, other.scaled)
 
 
-def _rows(
-    evidence: Evidence, found: Found, measure: Measure, chosen: tuple[str, ...], own: bool
+def _judge_results(
+    found: Evaluations,
+    results: ProgramResults,
+    criterion: Criterion,
+    modes: tuple[str, ...],
+    is_own: bool,
 ) -> list[Row]:
-    judged = []
-    for name in evidence.names:
-        mode, transform = name
-        if mode not in chosen:  # needed for the transposition alone
+    """Judge what f returned in the arguments' dtypes (`is_own`) or in float64."""
+    rows = []
+    for name in found.names:
+        mode, _ = name
+        if mode not in modes:  # needed for the transposition alone
             continue
-        if name in found.errors:
-            judged.append(_raised(name, found.errors[name], str(_dtype(evidence, own))))
-        elif name in found.results and mode not in evidence.wanted.values:
-            why = _said(evidence.wanted.errors[mode])
-            judged.append(Row(*name, "all", "", verdict="not judged", why=f"the reference: {why}"))
-        elif name in found.results:
-            sides = _sides(evidence, name, found.results[name])
-            for i, (label, due) in enumerate(_leaves(evidence, mode, own)):
-                judged.append(judge(name, label, sides[i], measure._replace(dtype=due)))
-    if "transposition" in chosen:
-        judged += _transposition(evidence, found, measure)
-    return judged
+        if name in results.errors:
+            dtype = found.trials.points[0].dtype if is_own else np.dtype(np.float64)
+            rows.append(_error_row(name, results.errors[name], str(dtype)))
+        elif name in results.results and mode not in found.reference.values:
+            why = f"the reference raised {_summarize(found.reference.errors[mode])}"
+            rows.append(Row(*name, "all", "", verdict="not judged", why=why))
+        elif name in results.results:
+            compared = _compare_leaves(found, name, results.results[name])
+            for one, (label, dtype) in zip(compared, _leaves(found, mode, is_own), strict=True):
+                rows.append(judge_leaf(name, label, one, criterion._replace(dtype=dtype)))
+    if "transposition" in modes:
+        rows += _transposition_rows(found, results, criterion)
+    return rows
 
 
-def _dtype(evidence: Evidence, own: bool) -> Any:
-    return evidence.trials.points[0].dtype if own else np.dtype(np.float64)
+def _error_row(name: ProgramName, error: Exception, dtype: str) -> Row:
+    why = _summarize(error)
+    if isinstance(error, TypeError) and "forward-mode" in why and "custom_vjp" in why:
+        return Row(*name, "all", dtype, verdict="no forward mode", why="")
+    return Row(*name, "all", dtype, verdict="raises", why=why)
 
 
-def _leaves(evidence: Evidence, mode: str, own: bool) -> list[tuple[str, Any]]:
-    """List the labels of a mode's leaves, and the dtype that is due."""
-    returned, points = evidence.returned, evidence.trials.points
+def _summarize(error: Exception) -> str:
+    first = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {first[0][:300]}"
+
+
+def _leaves(found: Evaluations, mode: str, is_own: bool) -> list[tuple[str, Any]]:
+    """Return the label of each leaf of a mode's result, and the dtype that it must have."""
+    outputs, points = found.outputs, found.trials.points
     if mode in ("value", "jvp"):
-        count = len(returned.labels) if mode == "value" else returned.inexact
-        return [(label, None) for label in returned.labels[:count]]
-    dtypes = [leaf.dtype if own else _dtype(evidence, own) for leaf in points]
-    return list(zip(evidence.layout.labels, dtypes, strict=True))
+        count = len(outputs.labels) if mode == "value" else outputs.floating
+        return [(label, None) for label in outputs.labels[:count]]
+    dtypes = [leaf.dtype if is_own else np.dtype(np.float64) for leaf in points]
+    return list(zip(found.layout.labels, dtypes, strict=True))
 
 
-def _sides(evidence: Evidence, name: Name, results: list[Any]) -> list[Sides]:
-    """Put the numbers of a result beside those of the reference, leaf by leaf."""
+def _compare_leaves(
+    found: Evaluations, name: ProgramName, results: list[Any]
+) -> list[LeafComparison]:
+    """Pair the numbers of a result with those of the reference, leaf by leaf."""
     mode, _ = name
-    wanted, at = evidence.wanted, tried(name, evidence.trials.at)
-    sides = []
+    reference, trials = found.reference, trial_indices(name, found.trials.at)
+    compared = []
     for i, got in enumerate(results):
-        value, terms, slack = (of[mode][i] for of in (wanted.values, wanted.terms, wanted.slack))
-        if mode == "vjp" and evidence.differenced and evidence.differenced.projected:
-            along = np.asarray(evidence.trials.u[i], np.float64)
-            got, more = _projected(got, along[at])
+        value, terms, slack = (
+            of[mode][i] for of in (reference.values, reference.terms, reference.slack)
+        )
+        if mode == "vjp" and found.projected:
+            tangents = np.asarray(found.trials.u[i], np.float64)[trials]
+            got, terms_here = _project(got, tangents)
             terms = np.zeros(value.shape)
-            terms[at] = more
+            terms[trials] = terms_here
         finite = np.abs(np.where(np.isfinite(value), value, 0).astype(np.float64))
         size = float(np.max(finite, initial=0))
-        sides.append(Sides(got, value[at], terms[at], slack[at], size))
-    return sides
+        compared.append(LeafComparison(got, value[trials], terms[trials], slack[trials], size))
+    return compared
 
 
-def _projected(got: Any, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _project(got: Any, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return ⟨Jᵀv, u⟩ in the result's dtype, and the size of its terms."""
     axes = tuple(range(1, got.ndim))
     products = np.where(u == 0, 0, u * np.asarray(got, np.float64))
     return np.sum(products, axis=axes).astype(got.dtype), np.sum(np.abs(products), axis=axes)
 
 
-def _transposition(evidence: Evidence, found: Found, measure: Measure) -> list[Row]:
-    """Hold Jᵀ to J, both as the rule gives them."""
-    trials, wanted = evidence.trials, evidence.wanted
+def _transposition_rows(
+    found: Evaluations, results: ProgramResults, criterion: Criterion
+) -> list[Row]:
+    """Compare Jᵀ with J, both as the rule computes them."""
+    trials = found.trials
     for transform in ("jit", "plain"):
         pushed, pulled = ("jvp", transform), ("vjp", transform)
-        if pushed in found.errors:
+        if pushed in results.errors:
             return []  # its own row, or the missing forward mode, says why
-        if pushed not in found.results or pulled not in found.results:
+        if pushed not in results.results or pulled not in results.results:
             continue
-        common = np.intersect1d(tried(pushed, trials.at), tried(pulled, trials.at))
-
-        def half(name: Name) -> list[Any]:
-            mode, at = name[0], tried(name, trials.at)  # noqa: B023
-            keep = np.isin(at, common)  # noqa: B023
-            terms = wanted.terms.get(mode)
-            return [
-                (leaf[keep], terms[i][at][keep] if terms and not _is_projected(evidence) else 0.0)
-                for i, leaf in enumerate(found.results[name])
-            ]
-
+        common = np.intersect1d(trial_indices(pushed, trials.at), trial_indices(pulled, trials.at))
         u, v = ([a[common] for a in side] for side in (trials.u, trials.v))
-        sides = transposed(half(pushed), v, half(pulled), u)
-        sides = sides._replace(got=sides.got.astype(np.float64))
-        row = judge(("transposition", transform), "all", sides, measure)
-        dtype = str(found.results[pulled][0].dtype)
+        j_u, jt_v = (_with_terms(found, results, name, common) for name in (pushed, pulled))
+        compared = compare_transposes(j_u, v, jt_v, u)
+        compared = compared._replace(got=compared.got.astype(np.float64))
+        row = judge_leaf(("transposition", transform), "all", compared, criterion)
+        dtype = str(results.results[pulled][0].dtype)
         return [row._replace(dtype=dtype, at=())]
     return []
 
 
-def _is_projected(evidence: Evidence) -> bool:
-    return evidence.differenced is not None and evidence.differenced.projected
+def _with_terms(
+    found: Evaluations, results: ProgramResults, name: ProgramName, common: np.ndarray
+) -> list[tuple[Any, Any]]:
+    """Return (numbers, size of the terms that cancelled) per leaf, of the common trials."""
+    trials = trial_indices(name, found.trials.at)
+    keep = np.isin(trials, common)
+    terms = found.reference.terms.get(name[0])
+    return [
+        (leaf[keep], terms[i][trials][keep] if terms and not found.projected else 0.0)
+        for i, leaf in enumerate(results.results[name])
+    ]
 
 
-def _taylor(evidence: Evidence, found: Found) -> list[Row]:
-    """Let the remainder after one step of the pull-back fall with h² along the first trial."""
-    assert evidence.differenced is not None
-    name = next((("vjp", t) for t in ("jit", "plain") if ("vjp", t) in found.results), None)
+def _taylor_rows(
+    found: Evaluations, differences: FiniteDifferences, results: ProgramResults
+) -> list[Row]:
+    """Test that, along the first trial's tangent, the remainder after the vjp decreases as h²."""
+    name = next((("vjp", t) for t in ("jit", "plain") if ("vjp", t) in results.results), None)
     if name is None:
         return []
-    trials, along = evidence.trials, evidence.differenced.along
-    longest = evidence.differenced.longest
-    rises, size, smooth = 0.0, 0.0, True
-    for v, one, y in zip(trials.v, along, evidence.wanted.values["value"], strict=False):
+    trials, along = found.trials, differences.along
+    increments, size, smooth = 0.0, 0.0, True
+    for v, one, y in zip(trials.v, along, found.reference.values["value"], strict=False):
         wide = np.asarray(v[0], np.float64)
-        rises = rises + np.sum(wide * one.rises, axis=tuple(range(1, one.rises.ndim)))
+        axes = tuple(range(1, one.increments.ndim))
+        increments = increments + np.sum(wide * one.increments, axis=axes)
         size += float(np.sum(np.abs(wide * y[0])))
         smooth &= bool(np.all(np.isfinite(one.slack[wide != 0])))
-    pairs = zip(found.results[name], trials.u, strict=True)
-    slope = sum(
+    pairs = zip(results.results[name], trials.u, strict=True)
+    slope = differences.length * sum(
         float(np.sum(np.asarray(a[0], np.float64) * np.asarray(u[0], np.float64))) for a, u in pairs
     )
-    eps = max(found.eps, evidence.wanted.eps)
-    order = taylor_order(np.asarray(rises), np.asarray(slope * longest), along[0].steps, eps * size)
-    row = Row("taylor", name[1], "all", str(found.results[name][0].dtype), wanted=2.0)
+    rounding = max(results.eps, found.reference.eps) * size
+    order = taylor_order(np.asarray(increments), np.asarray(slope), along[0].steps, rounding)
+    row = Row("taylor", name[1], "all", str(results.results[name][0].dtype), wanted=2.0)
     if not smooth:
-        return [row._replace(verdict="not judged", why="the slopes from both sides differ here")]
+        return [row._replace(verdict="not judged", why=NO_DERIVATIVE)]
     if order is None:
-        return [row._replace(got=2.0, why="the remainder is all rounding")]
+        return [row._replace(got=2.0, why="the remainder is below the rounding errors")]
     row = row._replace(got=order)
     if order > 1.5:
         return [row]
-    return [row._replace(verdict="disagrees", why="the remainder falls with h alone")]
-
-
-def _raised(name: Name, error: Exception, dtype: str) -> Row:
-    said = _said(error)
-    if isinstance(error, TypeError) and "forward-mode" in said and "custom_vjp" in said:
-        return Row(*name, "all", dtype, verdict="no forward mode", why="")
-    return Row(*name, "all", dtype, verdict="raises", why=said)
-
-
-def _refused(own: Found, wide: Found) -> str:
-    """Tell why f cannot be evaluated in float64 though it can in its own dtype."""
-    stopped = [error for name, error in wide.errors.items() if name not in own.errors]
-    return _said(stopped[0]) if stopped and not wide.results else ""
-
-
-def _said(error: Exception) -> str:
-    first = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {first[0][:300]}"
+    return [row._replace(verdict="disagrees", why="the remainder decreases as h, not as h²")]
