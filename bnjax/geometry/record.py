@@ -41,7 +41,6 @@ def observe(
         [1. 0.] [0. 1.] None
     """
     check_network_batch("geometry.observe", net, params, x, targets, where)
-    x = floating("geometry.observe", "x", x)
     found = []
     layers = backprop.intermediates(net, params, x, targets, where=where)
     for layer, p in zip(layers, params, strict=True):
@@ -63,6 +62,7 @@ def check_network_batch(
 ) -> None:
     """Raise where a network and a batch do not fit each other, or cannot be measured."""
     network.check(function, net, params, x, targets=targets, where=where)
+    floating(function, "x", x)
     for number, layer in enumerate(params):
         if isinstance(layer, NormDense):
             floating(function, f"params[{number}].gamma", layer.gamma)

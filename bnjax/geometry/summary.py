@@ -28,7 +28,6 @@ from bnjax.geometry.record import check_network_batch
 from bnjax.geometry.stopping import ALIGNED
 from bnjax.geometry.vectors import Standardized, standardize_all
 from bnjax.network import Network, NormDense, Params
-from bnjax.norm import floating
 
 _NORMALIZED_ONLY = (
     *("handed_to_gamma", "stopped", "synced", "largest_group", "eps_share", "removed"),
@@ -134,7 +133,6 @@ def summarize(
         (3, 40) (2,) (2, 5)
     """
     check_network_batch("geometry.summarize", net, params, x, targets)
-    x = floating("geometry.summarize", "x", x)
     layers = _intermediates(net, params, x, targets)
     found = _summarize_network(
         [layer.u for layer in layers],

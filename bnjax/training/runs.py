@@ -256,8 +256,8 @@ def check_run(
         )
     if not 0 <= start <= epochs or epochs < 1:
         raise ValueError(
-            f"{function}: `epochs`, the number of the last epoch, must be at least 1 and at least "
-            f"`start`, {start}; got {epochs}. Epochs of earlier runs count."
+            f"{function}: `epochs`, the number of the last epoch (those of earlier runs included), "
+            f"must be at least 1 and at least `start`, {start}; got {epochs}."
         )
     if epochs_per_call < 1:
         raise ValueError(

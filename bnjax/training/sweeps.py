@@ -272,15 +272,15 @@ def _side_by_side(f: Callable, size: int, mapped: int) -> Callable:
 
 
 def _even_part(networks: int, at_once: int) -> int:
-    """Return the size of the parts if there are as few as `at_once` allows, and all alike."""
+    """Return the size of equal parts, as few of them as parts of `at_once` networks allow."""
     parts = -(-networks // at_once)
     return -(-networks // parts)
 
 
 def _networks_that_fit(program: jax.stages.Compiled, size: int) -> int:
-    """Return how many networks fit into the free memory, if `size` need what the program does.
+    """Return how many networks fit into the free memory, given a program for `size` of them.
 
-    It is `size` at most, and where the device does not report its memory.
+    The result is at most `size`, and equal to it where the device does not report its memory.
     """
     memory, needs = jax.devices()[0].memory_stats(), program.memory_analysis()
     if memory is None or needs is None or "bytes_limit" not in memory:
