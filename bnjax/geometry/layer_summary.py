@@ -22,15 +22,15 @@ from bnjax.geometry.vectors import Standardized, column_norms
 
 
 class _GradientNorms(NamedTuple):
-    """Each neuron's weights and their gradient, (n_out,); the gradient is `delta` times as long.
+    """Norms of each neuron's weights, and of their gradient at |Δ_i| = √B, (n_out,).
 
     Attributes:
         delta: |Δ_i|/√B.
         W: |W_i|.
-        W_bar: |∂C/∂W_i| at |Δ_i| = √B.
+        W_bar: |∂C/∂W_i| at |Δ_i| = √B; `delta` times this is |∂C/∂W_i|.
         covariance: The same for the term amplitude · bracket.
         means: The same for the term B ⟨Δ⟩⟨u⟩.
-        cosine: Of the angle between W_i and ∂C/∂W_i.
+        cosine: The cosine of the angle between W_i and ∂C/∂W_i.
     """
 
     delta: Array

@@ -1,4 +1,4 @@
-"""Readings of a layer beside its angles: weights, inputs of the activation, outputs.
+"""Measures of a layer other than angles: of weights, inputs of the activation, and outputs.
 
 (BN.5)  ε = 0: BN(a x + c) = BN(x), a > 0, ∂C/∂(aW) = (1/a) ∂C/∂W;
         every ε: Σ_j W_ji ∂C/∂W_ji = γ_i ∂C/∂γ_i · ε/(σ_i² + ε)

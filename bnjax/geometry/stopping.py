@@ -1,4 +1,4 @@
-"""Where learning stops, and why, according to the angles of a layer.
+"""Where learning stopped, and why, from the angles of a layer.
 
 (G.6)   sin θ1_i = 0 ⇒ ∂C/∂W_ji = 0 for all j, |∂C/∂γ_i| = B σ(Δ_i);
         sin θ2_ji = 0 ⇒ ∂C/∂W_ji = 0;
