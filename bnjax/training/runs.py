@@ -24,7 +24,7 @@ from bnjax.training import devices
 from bnjax.training.epochs import Epoch, pure_epoch, shuffle
 from bnjax.training.steps import StepConfig, TrainState
 
-Evaluate = Callable[[TrainState], Any]
+Evaluation = Callable[[TrainState], Any]
 
 
 class Progress(NamedTuple):
@@ -58,7 +58,7 @@ def fit(
     start: int = 0,
     epochs_per_call: int = 1,
     gradient: str = "rule",
-    evaluate: Evaluate | None = None,
+    evaluate: Evaluation | None = None,
     mesh: Mesh | None = None,
     sync_statistics: bool = True,
     samples: int | None = None,
@@ -119,7 +119,7 @@ def fit(
         start=start,
         samples=samples,
     )
-    train_state, key, x, targets = _place(mesh, samples, train_state, key, x, targets)
+    train_state, key, x, targets = _put_on_devices(mesh, samples, train_state, key, x, targets)
     config = StepConfig("training.fit", net, gradient, devices.mesh_axes(mesh), sync_statistics)
     run = jax.jit(
         pure_run(pure_epoch(config, optimizer, mesh), samples, batch_size, epochs_per_call),
@@ -137,7 +137,7 @@ def fit(
     return _iterate(advance, train_state, start, epochs, epochs_per_call)
 
 
-def _place(
+def _put_on_devices(
     mesh: Mesh | None,
     samples: int,
     train_state: TrainState,
@@ -188,7 +188,7 @@ def pure_run(epoch: Epoch, samples: int, batch_size: int, epochs_per_call: int) 
         key: Array,
         done: Array,
         count: Array,
-        evaluate: Evaluate,
+        evaluate: Evaluation,
     ) -> tuple[TrainState, Array, Any]:
         def train_epoch(
             train_state: TrainState, number: Array
@@ -222,7 +222,7 @@ def _repeat(
     return train_state, costs, evaluations
 
 
-def as_pytree(evaluate: Evaluate | None) -> Partial:
+def as_pytree(evaluate: Evaluation | None) -> Partial:
     """Return a function of the train state as a pytree, which compiled programs accept."""
     return evaluate if isinstance(evaluate, Partial) else Partial(evaluate or _no_evaluation)
 

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from bnjax.network import Network
 from bnjax.training import devices
-from bnjax.training.runs import Evaluate, Progress, as_pytree
+from bnjax.training.runs import Evaluation, Progress, as_pytree
 from bnjax.training.steps import Step, StepConfig, TrainState, build_step
 
 BatchArrays = tuple[ArrayLike, ...]
@@ -76,7 +76,7 @@ def fit_batches(
     epochs: int,
     start: int = 0,
     gradient: str = "rule",
-    evaluate: Evaluate | None = None,
+    evaluate: Evaluation | None = None,
     mesh: Mesh | None = None,
     sync_statistics: bool = True,
     ahead: int = 2,

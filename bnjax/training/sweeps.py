@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from bnjax.network import Network
 from bnjax.training import steps
 from bnjax.training.epochs import pure_epoch
-from bnjax.training.runs import Evaluate, as_pytree, check_run, pure_run
+from bnjax.training.runs import Evaluation, as_pytree, check_run, pure_run
 from bnjax.training.steps import StepConfig, TrainState
 
 _USABLE_MEMORY = 0.8  # of what is free: the rest for fragmentation and other programs
@@ -58,7 +58,7 @@ def sweep(
     epochs: int,
     batch_size: int,
     gradient: str = "rule",
-    evaluate: Evaluate | None = None,
+    evaluate: Evaluation | None = None,
     at_once: int | None = None,
     epochs_per_call: int = 1,
     report: ReportEpochs | None = None,
