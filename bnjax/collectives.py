@@ -63,9 +63,7 @@ def resolve(
     Raises:
         ValueError: JAX has no such collective here, or the groups do not fit.
     """
-    names = () if axis_name is None else (axis_name,) if isinstance(axis_name, str) else axis_name
-    mesh = jax.sharding.get_abstract_mesh().manual_axes
-    checked = bool(mesh) and bool(varying(lax.axis_index(mesh)))
+    names, checked = _names(axis_name), _types_are_checked()
     if checked and _vmapped(names):
         raise ValueError(
             f"{function}: `axis_name` must not name an axis of vmap inside shard_map with "
@@ -86,6 +84,17 @@ def resolve(
         vary -= set(summed)
     gamma, beta = (v if v is None else to_varying(v, vary) for v in (gamma, beta))
     return x, gamma, beta, Axes(summed, None, copies, True)
+
+
+def as_device_local(tree: Tree, axis_name: Names) -> Tree:
+    """Return arrays that are equal on all devices, typed as each device's own.
+
+    The gradient in them is then that of this device's part of the cost, everywhere. Without this,
+    JAX would sum it over the devices under `shard_map` with types checked (check_vma=True), where
+    the arrays are typed as equal, but not with check_vma=False and not under `vmap`.
+    """
+    axes = frozenset(_names(axis_name)) & {*_mesh_axes()}
+    return jax.tree.map(lambda a: to_varying(a, axes), tree) if _types_are_checked() else tree
 
 
 def sum_pulled_back(
@@ -190,9 +199,22 @@ def _add(a: Tree, b: Tree) -> Tree:
     return jax.tree.map(jnp.add, a, b)
 
 
+def _names(axis_name: Names) -> tuple[str, ...]:
+    return () if axis_name is None else (axis_name,) if isinstance(axis_name, str) else axis_name
+
+
+def _mesh_axes() -> tuple[str, ...]:
+    """Return the mesh axes of the `shard_map`s around."""
+    return jax.sharding.get_abstract_mesh().manual_axes
+
+
+def _types_are_checked() -> bool:
+    mesh = _mesh_axes()
+    return bool(mesh) and bool(varying(lax.axis_index(mesh)))
+
+
 def _vmapped(names: tuple[str, ...]) -> tuple[str, ...]:
-    mesh = jax.sharding.get_abstract_mesh().manual_axes
-    return tuple(name for name in names if name not in mesh)
+    return tuple(name for name in names if name not in _mesh_axes())
 
 
 def _check_groups(function: str, names: tuple[str, ...], groups: Groups, checked: bool) -> Groups:

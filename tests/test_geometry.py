@@ -549,20 +549,47 @@ def test_arguments_that_do_not_fit_are_refused():
         ((u.astype(int), x, delta), {}, TypeError, "`u` must be floating"),
     ]
     for args, more, error, message in refused:
-        with pytest.raises(error, match=message):
+        with pytest.raises(error, match=f"geometry.layer_angles: .*{message}"):
             geometry.layer_angles(*args, **more)
 
 
-def test_readings_of_normalization_refuse_a_layer_without():
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["observe", "summarize"])
+def test_errors_name_the_function_that_was_called(name, kind):
+    net, other = (
+        Network((3, 4, 2), **KINDS[key])
+        for key in (kind, "norm" if kind == "baseline" else "baseline")
+    )
+    (params, _), (others, _) = parameters(net), parameters(other)
+    refused = [
+        ((params, X[:, :2], TARGETS), ValueError, r"`x` must have shape \(B, 3\)"),
+        ((params, X, TARGETS[:, :1]), ValueError, r"`targets` must have shape \(7, 2\)"),
+        ((others, X, TARGETS), ValueError, "`params` must be what `init` gives"),
+        ((params, X[:1], TARGETS[:1]), ValueError, "`x` must hold at least two samples; got 1"),
+        ((params, X.astype(int), TARGETS), TypeError, "`x` must be floating"),
+    ]
+    for args, error, message in refused:
+        with pytest.raises(error, match=f"geometry.{name}: {message}"):
+            getattr(geometry, name)(net, *args)
+
+
+def test_observing_refuses_weights_that_do_not_fit_and_integer_scales():
+    net = Network((3, 4, 2))
+    params, _ = parameters(net)
+    with pytest.raises(ValueError, match=r"geometry.observe: `where` must have shape \(7,\)"):
+        geometry.observe(net, params, X, TARGETS, where=jnp.ones((7, 1)))
+    params = (params[0]._replace(gamma=jnp.ones(4, int)), params[1])
+    with pytest.raises(TypeError, match=r"geometry.observe: `params\[0\].gamma` must be floating"):
+        geometry.observe(net, params, X, TARGETS)
+
+
+@pytest.mark.parametrize("name", ["handed_to_gamma", "stopped", "synced", "removed"])
+def test_readings_of_normalization_refuse_a_layer_without(name):
     angles = jax.eval_shape(partial(geometry.layer_angles, norm=False), *layer()[:3])
-    for reading in (
-        geometry.handed_to_gamma,
-        geometry.stopped,
-        geometry.synced,
-        geometry.removed,
+    with pytest.raises(
+        ValueError, match=f"geometry.{name}: .* must be those of a normalized layer"
     ):
-        with pytest.raises(ValueError, match="must be those of a normalized layer"):
-            reading(angles)
+        getattr(geometry, name)(angles)
 
 
 def test_without_normalization_an_input_stops_a_weight_only_if_it_is_zero():

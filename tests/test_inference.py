@@ -237,7 +237,7 @@ def test_measuring_works_under_jit_and_vmap():
         (X, {"batch_size": 1}, "`batch_size` must be at least 2, for a batch to have a variance"),
         (X[:1], {}, "`x` must leave at least two values per channel"),
         (X[:, :3], {}, "`x` must have shape (B, 4)"),
-        ([X], {"batch_size": 4}, "`batch_size` deals the samples of an array; got 4"),
+        ([X], {"batch_size": 4}, "`batch_size` splits an array into batches; got 4"),
         ([X[:1]], {}, "`x` must leave at least two values per channel"),
         ([], {}, "`data` must hold a batch; got none"),
     ],

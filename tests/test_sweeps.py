@@ -109,7 +109,7 @@ def test_as_many_networks_as_the_memory_holds(monkeypatch, limit, fitting):
     device = SimpleNamespace(memory_stats=lambda: memory)
     monkeypatch.setattr(jax, "devices", lambda: [device])
     # eight need 500 bytes, and four fifths of what is free may be taken
-    assert sweeps._fitting(SimpleNamespace(memory_analysis=lambda: needs), 8) == fitting
+    assert sweeps._networks_that_fit(SimpleNamespace(memory_analysis=lambda: needs), 8) == fitting
 
 
 def test_an_empty_grid_is_refused():

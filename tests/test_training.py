@@ -254,7 +254,7 @@ def test_what_does_not_go_together_is_refused(key):
     with pytest.raises(ValueError, match="`targets` must have one row per row of `x`, 11; got 10"):
         start = training.init(net, optimizer, key)
         training.fit(net, optimizer, start, X, TARGETS[1:], epochs=1, batch_size=2, key=key)
-    with pytest.raises(ValueError, match="'hand', which knows one device only"):
+    with pytest.raises(ValueError, match="'hand', which works on a single device"):
         training.make_step(net, optimizer, gradient="hand", axis_name="data")
     with pytest.raises(ValueError, match="`size` must be at least 1; got 0"):
         training.prefetch([], size=0)
@@ -263,3 +263,51 @@ def test_what_does_not_go_together_is_refused(key):
     rows = [(np.ones((n, 4)), np.ones((n, 2))) for n in (2, 3)]
     with pytest.raises(ValueError, match="larger than the first, 2 rows; got 3"):
         next(training.fit_batches(net, optimizer, start, lambda number: rows, epochs=1))
+
+
+def calls(key, gradient):
+    """Every way to train on x and targets, by the name of the public function."""
+    net, optimizer = NETS["bn"], optax.sgd(1.0)
+    options = {"gradient": gradient}
+    start, order = training.init(net, optimizer, key), training.shuffle(key, 6, 3)
+    run = {"epochs": 1, "batch_size": 3}
+    return {
+        "make_step": lambda x, targets: training.make_step(net, optimizer, **options)(
+            start, x, targets
+        ),
+        "make_epoch": lambda x, targets: training.make_epoch(net, optimizer, **options)(
+            start, order, x, targets
+        ),
+        "fit": lambda x, targets: training.fit(
+            net, optimizer, start, x, targets, key=key, **run, **options
+        ),
+        "fit_batches": lambda x, targets: next(
+            training.fit_batches(
+                net, optimizer, start, lambda number: [(x, targets)], epochs=1, **options
+            )
+        ),
+        "sweep": lambda x, targets: training.sweep(
+            net, optax.sgd, jnp.ones(2), key[None], x, targets, **run, **options
+        ),
+    }
+
+
+@pytest.mark.parametrize("gradient", ["rule", "hand", "rules"])
+@pytest.mark.parametrize("name", ["make_step", "make_epoch", "fit", "fit_batches", "sweep"])
+def test_errors_name_the_function_that_was_called(key, name, gradient):
+    train, x, targets = calls(key, gradient)[name], X[:6], TARGETS[:6]
+    refused = [
+        (x[:, :3], targets, r"`x` must have shape \(B, 4\)"),
+        (x, targets[:, :1], r"`targets` must have shape \([36], 2\)"),
+    ]
+    if gradient == "rules":
+        refused = [(x, targets, "`gradient` must be one of .*did you mean 'rule'")]
+    for *args, message in refused:
+        with pytest.raises(ValueError, match=f"training.{name}: {message}"):
+            train(*args)
+
+
+@pytest.mark.parametrize("gradient", ["rule", "hand"])
+def test_a_batch_of_one_sample_is_refused_in_the_name_of_the_step(key, gradient):
+    with pytest.raises(ValueError, match="training.make_step: `x` must leave at least two values"):
+        calls(key, gradient)["make_step"](X[:1], TARGETS[:1])

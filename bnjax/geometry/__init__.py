@@ -1,11 +1,13 @@
 """The geometry of learning in sample space: why a weight learns, and why it stopped.
 
-The rooms: `vectors` (directions and lengths), `angles` (G.1, one layer), `parts` (G.2–G.5:
-gradients and errors from the angles), `stopping` (G.6: what no longer learns), `layers` (weights,
-activations and outputs), `record` (all layers of a network), `summary` (the same in few numbers).
+The modules: `vectors` (standardized columns), `angles` (G.1, one layer), `parts` (G.2–G.5:
+gradients and propagated errors), `stopping` (G.6: what no longer learns), `layers` (weights,
+activations and outputs), `record` (the angles of all layers of a network), `summary` (a network in
+few numbers), with `layer_summary` and `histograms`.
 """
 
 from bnjax.geometry.angles import Angles, layer_angles
+from bnjax.geometry.histograms import COSINE_BINS, PERCENTILES
 from bnjax.geometry.layers import (
     SATURATED,
     Spread,
@@ -31,7 +33,7 @@ from bnjax.geometry.stopping import (
     stopped,
     synced,
 )
-from bnjax.geometry.summary import COSINE_BINS, PERCENTILES, Summary, summarize
+from bnjax.geometry.summary import Summary, summarize
 
 __all__ = [
     "ALIGNED",

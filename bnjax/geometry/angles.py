@@ -1,11 +1,12 @@
-"""Angles in sample space.
+"""Angles between errors, inputs and normalized sums in sample space.
 
-(G.1)  â = (a − ⟨a⟩)/σ(a);  cos θ1 = ⟨Δ̂_i x̂_i⟩,  cos θ2 = ⟨û_j x̂_i⟩,  cos θ3 = ⟨Δ̂_i û_j⟩
-(D.17) with sample weights ⟨·⟩ is the weighted mean, n stands for B and Δ/w for Δ
+(G.1)  t̂ = (t − ⟨t⟩)/σ(t),  Corr(t, v) = ⟨t̂ v̂⟩,
+       cos θ1 = Corr(Δ_i, x_i),  cos θ2 = Corr(u_j, x_i),  cos θ3 = Corr(Δ_i, u_j)
 
-Each vector has one entry per sample. Here x̂ is exactly normalized, without ε; BN.2's is ρ times
-that. The mean is taken off before anything is multiplied: ⟨Δ u⟩ − ⟨Δ⟩⟨u⟩ loses what is asked for
-wherever inputs are far from zero.
+Each vector has one entry per sample. x is normalized exactly here, without ε; x̂ (BN.2) is ρ times
+that. With sample weights (D.17) ⟨·⟩ is the weighted mean, n = Σ_s w_s stands for B and
+Δ/w for Δ. Means are subtracted before anything is multiplied: ⟨Δ u⟩ − ⟨Δ⟩⟨u⟩ loses all its digits
+where inputs are far from zero.
 
 Source: S0/S1 §3; ρ and the weights are ours.
 """
@@ -20,22 +21,22 @@ from jax.typing import ArrayLike
 
 from bnjax import kernel
 from bnjax._checks import finite_eps, floating, per_channel
-from bnjax.geometry.vectors import Normal, normals
+from bnjax.geometry.vectors import Standardized, standardize_all
 from bnjax.layout import accumulator_dtype
 
 
 class Angles(NamedTuple):
-    """One layer in sample space; float32, or float64 for float64 input.
+    """The angles of one layer in sample space; float32, or float64 for float64 input.
 
-    A cosine of a vector without direction (σ = 0) is 0; the three masks say which those are.
+    The cosine of a vector without direction (σ = 0) is 0; three masks mark the vectors that vary.
 
     Attributes:
         count: B, or n = Σ_s w_s with sample weights, a scalar.
         cos1: cos θ1 of Δ_i and x_i, (n_out,).
         cos2: cos θ2 of u_j and x_i, (n_in, n_out).
         cos3: cos θ3 of Δ_i and u_j, (n_in, n_out).
-        sin1: |sin θ1|, (n_out,): the part of Δ̂ beside x̂, exact where it is small; 1 where Δ has a
-            direction and x has none.
+        sin1: |sin θ1|, (n_out,): the length of Δ̂'s component orthogonal to x̂, in units of √B,
+            accurate where it is small; 1 where Δ has a direction and x has none.
         mean_delta: ⟨Δ_i⟩, (n_out,).
         mean_u: ⟨u_j⟩, (n_in,).
         sd_delta: σ(Δ_i), (n_out,).
@@ -44,8 +45,8 @@ class Angles(NamedTuple):
         delta_varies: Whether σ(Δ_i) > 0, (n_out,) bool.
         u_varies: Whether σ(u_j) > 0, (n_in,) bool.
         x_varies: Whether σ(x_i) > 0, (n_out,) bool.
-        rho: ρ_i = σ(x_i) r_i, (n_out,); None without normalization, like the two below.
-        eps_share: 1 − ρ_i² = ε/(σ² + ε), (n_out,): how far ε matters; 0 where σ² + ε = 0.
+        rho: ρ_i = σ(x_i) r_i, (n_out,); None without normalization, as are the next two.
+        eps_share: 1 − ρ_i² = ε/(σ² + ε), (n_out,): ε as a fraction of σ² + ε; 0 where that is 0.
         scale: γ_i r_i, (n_out,).
     """
 
@@ -77,18 +78,18 @@ def layer_angles(
     norm: bool = True,
     where: Array | None = None,
 ) -> Angles:
-    """Measure a layer's vectors in sample space, and the angles between them (G.1).
+    """Compute the angles between a layer's vectors in sample space (G.1).
 
     Args:
-        u: The layer's input, (B, n_in), B ≥ 2. With two samples all vectors lie on one line.
-        x: u W, (B, n_out); what is added to all samples alike, as a bias is, changes nothing.
+        u: The layer's input, (B, n_in), B ≥ 2. With two samples all vectors are parallel.
+        x: u W, (B, n_out). Adding a constant to all samples, such as a bias, changes nothing.
         delta: Δ = ∂C/∂y, (B, n_out).
         gamma: γ, (n_out,). None stands for 1.
         eps: ε ≥ 0 of the normalization.
-        norm: Whether the layer is normalized. The angles are the same; False leaves out what only
-            normalization has, and `gamma` and `eps` with it.
+        norm: Whether the layer is normalized. The angles are the same without; `rho`, `eps_share`
+            and `scale` are then None, and `gamma` and `eps` are not used.
         where: None, or w, (B,): the mask or weights ≥ 0 that Δ was computed with, so that Δ is 0
-            where w is. What u and x hold there influences nothing.
+            where w is. The values of u and x there have no influence.
 
     Returns:
         The `Angles`.
@@ -107,13 +108,13 @@ def layer_angles(
         [0.6, 0.8]
         [1.0, 0.0]
     """
-    arrays = _checked(u, x, delta, gamma, eps, where)
-    return _measure(*arrays, eps=eps, norm=norm)
+    arrays = _prepare_layer(u, x, delta, gamma, eps, where)
+    return _compute_angles(*arrays, eps=eps, norm=norm)
 
 
-# one program for whoever calls it eagerly: measuring takes some hundred operations
+# compiled for eager callers: some hundred operations become one program
 @partial(jax.jit, static_argnames=("eps", "norm"))
-def _measure(
+def _compute_angles(
     u: Array,
     x: Array,
     delta: Array,
@@ -125,30 +126,30 @@ def _measure(
 ) -> Angles:
     if w is not None:
         delta = jnp.where(w > 0, delta / jnp.where(w > 0, w, 1), 0)  # D.17
-    u_, x_, delta_ = normals([u, x, delta], w)
-    return between(u_, x_, delta_, gamma, w, eps=eps, norm=norm)
+    u_, x_, delta_ = standardize_all([u, x, delta], w)
+    return angles_between(u_, x_, delta_, gamma, w, eps=eps, norm=norm)
 
 
-def between(
-    u: Normal,
-    x: Normal,
-    delta: Normal,
+def angles_between(
+    u: Standardized,
+    x: Standardized,
+    delta: Standardized,
     gamma: Array | None = None,
     w: Array | None = None,
     *,
     eps: float,
     norm: bool = True,
 ) -> Angles:
-    """Measure the angles between vectors that have been taken apart already."""
+    """Compute the angles between vectors that are standardized already (G.1)."""
     batch = len(u.hat)
     count = jnp.asarray(batch, u.sd.dtype) if w is None else jnp.sum(w)
-    share = 1 / batch if w is None else w / jnp.where(count > 0, count, 1)
-    cos1 = jnp.sum(share * delta.hat * x.hat, 0)
-    beside = delta.hat - cos1[None] * x.hat
-    inputs = (share * u.hat).T
-    # full precision: a GPU or TPU would round the vectors to some three digits
+    fraction = 1 / batch if w is None else w / jnp.where(count > 0, count, 1)
+    cos1 = jnp.sum(fraction * delta.hat * x.hat, 0)
+    orthogonal = delta.hat - cos1[None] * x.hat
+    inputs = (fraction * u.hat).T
+    # full precision: by default a GPU or TPU would round the vectors to about three digits
     cos2, cos3 = (jnp.matmul(inputs, a.hat, precision=lax.Precision.HIGHEST) for a in (x, delta))
-    # rounding may leave a cosine of 1 + 1e-16, which has no angle
+    # rounding may yield 1 + 1e-16, which is the cosine of no angle
     cos1, cos2, cos3 = (jnp.clip(c, -1, 1) for c in (cos1, cos2, cos3))
     rho = eps_share = scale = None
     if norm:
@@ -160,7 +161,7 @@ def between(
         cos1=cos1,
         cos2=cos2,
         cos3=cos3,
-        sin1=jnp.sqrt(jnp.sum(share * beside**2, 0)),
+        sin1=jnp.sqrt(jnp.sum(fraction * orthogonal**2, 0)),
         mean_delta=delta.mean,
         mean_u=u.mean,
         sd_delta=delta.sd,
@@ -175,17 +176,17 @@ def between(
     )
 
 
-def of_normalization(angles: Angles) -> tuple[Array, Array, Array]:
-    """Hand out ρ, 1 − ρ² and γ r; refuse a layer that has none."""
+def normalization_terms(function: str, angles: Angles) -> tuple[Array, Array, Array]:
+    """Return ρ, 1 − ρ² and γ r; raise for a layer without normalization."""
     if angles.rho is None or angles.eps_share is None or angles.scale is None:
         raise ValueError(
-            "geometry: `angles` must be those of a normalized layer, where x̂ stops learning; got "
-            "those of a layer without normalization (norm=False). Leave this reading out there."
+            f"{function}: `angles` must be those of a normalized layer; got those of a layer "
+            "without normalization (norm=False), which has no x̂. Leave such layers out."
         )
     return angles.rho, angles.eps_share, angles.scale
 
 
-def _checked(
+def _prepare_layer(
     u: ArrayLike,
     x: ArrayLike,
     delta: ArrayLike,
@@ -193,37 +194,46 @@ def _checked(
     eps: float,
     where: Array | None,
 ) -> tuple[Array, Array, Array, Array | None, Array | None]:
-    """Refuse what does not fit; hand the rest on in one dtype, w as (B, 1)."""
-    arrays = {
-        name: floating("layer_angles", name, value)
-        for name, value in (("u", u), ("x", x), ("delta", delta))
-    }
-    batch = arrays["u"].shape[:1]
-    for name, array in arrays.items():
-        if array.ndim != 2 or array.shape[:1] != batch:
-            raise ValueError(
-                "layer_angles: `u`, `x` and `delta` must have two axes, the same samples first; "
-                f"got `{name}` with shape {array.shape} beside `u` with {arrays['u'].shape}."
-            )
-    if arrays["delta"].shape != arrays["x"].shape:
-        raise ValueError(
-            f"layer_angles: `delta` must have the shape of `x`, {arrays['x'].shape}; got "
-            f"{arrays['delta'].shape}."
-        )
-    if batch[0] < 2:
-        raise ValueError(
-            f"layer_angles: `u` must hold at least two samples; got {batch[0]}: a single one has "
-            "no direction in sample space. Pass a larger batch."
-        )
-    finite_eps("layer_angles", eps)
-    if where is not None and where.shape != batch:
-        raise ValueError(
-            f"layer_angles: `where` must have shape {batch}, one weight per sample; got "
-            f"{where.shape}."
-        )
+    """Check the arguments of `layer_angles`; return them in one dtype, w as (B, 1)."""
+    function = "geometry.layer_angles"
+    u, x, delta = (
+        floating(function, name, value) for name, value in (("u", u), ("x", x), ("delta", delta))
+    )
+    _check_shapes(function, u, x, delta, where)
+    finite_eps(function, eps)
     if gamma is not None:
-        gamma = per_channel("layer_angles", "gamma", gamma, arrays["x"], (1,))
-    dtype = accumulator_dtype(jnp.result_type(*arrays.values()))
-    u, x, delta = (array.astype(dtype) for array in arrays.values())
+        gamma = per_channel(function, "gamma", gamma, x, (1,))
+    dtype = accumulator_dtype(jnp.result_type(u, x, delta))
+    u, x, delta = (array.astype(dtype) for array in (u, x, delta))
     gamma = None if gamma is None else gamma.astype(dtype)
     return u, x, delta, gamma, None if where is None else where.astype(dtype)[:, None]
+
+
+def _check_shapes(function: str, u: Array, x: Array, delta: Array, where: Array | None) -> None:
+    """Raise where the arrays of a layer do not fit each other, or hold a single sample."""
+    batch = u.shape[:1]
+    for name, array in (("u", u), ("x", x), ("delta", delta)):
+        if array.ndim != 2 or array.shape[:1] != batch:
+            raise ValueError(
+                f"{function}: `u`, `x` and `delta` must have two axes, the same samples first; "
+                f"got `{name}` with shape {array.shape} and `u` with shape {u.shape}."
+            )
+    if delta.shape != x.shape:
+        raise ValueError(
+            f"{function}: `delta` must have the shape of `x`, {x.shape}; got {delta.shape}."
+        )
+    check_samples(function, "u", u)
+    if where is not None and where.shape != batch:
+        raise ValueError(
+            f"{function}: `where` must have shape {batch}, one weight per sample; got "
+            f"{where.shape}."
+        )
+
+
+def check_samples(function: str, name: str, array: Array) -> None:
+    """Raise for a single sample, which has no direction in sample space."""
+    if len(array) < 2:
+        raise ValueError(
+            f"{function}: `{name}` must hold at least two samples; got {len(array)}. A single "
+            "sample has no direction in sample space: pass a larger batch."
+        )

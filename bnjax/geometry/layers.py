@@ -1,8 +1,10 @@
-"""What else tells how a layer learns: its weights, its activation's inputs, its outputs.
+"""Measures of a layer other than angles: of weights, inputs of the activation, and outputs.
 
-(BN.5)  Σ_j W_ji ∂C/∂W_ji = γ_i ∂C/∂γ_i ε/(σ_i² + ε): zero at ε = 0
-(BL.9)  saturation: g'(y) → 0
-(G.1)   Corr(u_j, u_k) = û_j·û_k/B
+(BN.5)  ∂C/∂(a W) = ∂C/∂W / a where ε = 0, a > 0,
+        Σ_j W_ji ∂C/∂W_ji = γ_i ∂C/∂γ_i ε/(σ_i² + ε)
+
+An activation is saturated where g'(y) is nearly zero (BL.9). Outputs are compared by their
+correlations, Corr(u_j, u_k) = ⟨û_j û_k⟩ (G.1).
 
 Source: S0/S1 §3, S3; Ioffe & Szegedy 2015.
 """
@@ -14,18 +16,18 @@ from jax import Array, lax
 
 from bnjax import activations
 from bnjax.activations import Activation
-from bnjax.geometry.vectors import Normal, length, normal
+from bnjax.geometry.vectors import Standardized, column_norms, standardize
 
-SATURATED = 0.01  # |g'| below which an activation counts as saturated: |y| > 4.6 for the sigmoid
+SATURATED = 0.01  # |g'| below which an activation counts as saturated: sigmoid, |y| > 4.6
 
 
 class WeightNorms(NamedTuple):
-    """Each neuron's weights beside their gradient, each (n_out,) (BN.5).
+    """Norms of each neuron's weights and of their gradient, each (n_out,) (BN.5).
 
     Attributes:
         W: |W_i|.
         W_bar: |∂C/∂W_i|.
-        cosine: Of the angle between the two; 0 at ε = 0, and where either is zero.
+        cosine: The cosine of the angle between the two; 0 at ε = 0, and where either is zero.
     """
 
     W: Array
@@ -34,13 +36,13 @@ class WeightNorms(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """How different a layer's outputs are from one another, scalars.
+    """How much a layer's outputs differ from one another, scalars.
 
     Attributes:
-        directions: n²/Σ_jk Corr(u_j, u_k)², over the n outputs that vary: from 1, all aligned, to
-            n, all uncorrelated; 0 where none varies.
-        correlation: The mean of |Corr(u_j, u_k)| over different outputs that vary.
-        varying: How many outputs vary.
+        directions: The effective number of directions, n²/Σ_jk Corr(u_j, u_k)² over the n outputs
+            that vary: from 1, all aligned, to n, all uncorrelated; 0 where none varies.
+        correlation: The mean of |Corr(u_j, u_k)| over pairs of different outputs that vary.
+        varying: The number of outputs that vary.
     """
 
     directions: Array
@@ -49,7 +51,7 @@ class Spread(NamedTuple):
 
 
 def weight_norms(W: Array, W_bar: Array) -> WeightNorms:
-    """Measure each neuron's weights, their gradient and the angle between them (BN.5).
+    """Compute the norms of each neuron's weights and gradient, and the angle between (BN.5).
 
     Args:
         W: (n_in, n_out).
@@ -62,16 +64,17 @@ def weight_norms(W: Array, W_bar: Array) -> WeightNorms:
         >>> print(*weight_norms(jnp.array([[3.0], [4.0]]), jnp.array([[8.0], [-6.0]])))
         [5.] [10.] [0.]
     """
-    norms = length(W), length(W_bar)
+    norms = column_norms(W), column_norms(W_bar)
     W, W_bar = (a / jnp.where(n > 0, n, 1)[None] for a, n in zip((W, W_bar), norms, strict=True))
     return WeightNorms(*norms, jnp.sum(W * W_bar, 0))
 
 
 def effective_rate(W: Array, rate: float | Array = 1.0) -> Array:
-    """Tell the learning rate of each neuron's direction: η/|W_i|² (BN.5).
+    """Return the effective learning rate of each neuron's direction, η/|W_i|² (BN.5).
 
-    A normalized layer (ε = 0) does not depend on |W_i|, a gradient step is orthogonal to W_i and
-    1/|W_i| long: with gradient descent it turns W_i by η/|W_i|² times the gradient at |W_i| = 1.
+    A normalized layer (ε = 0) does not depend on |W_i|, and its gradient is orthogonal to W_i and
+    proportional to 1/|W_i|: a step of gradient descent rotates W_i by η/|W_i|² times the length
+    that the gradient has at |W_i| = 1.
 
     Args:
         W: (n_in, n_out).
@@ -84,14 +87,14 @@ def effective_rate(W: Array, rate: float | Array = 1.0) -> Array:
         >>> print(effective_rate(jnp.array([[3.0], [4.0]]), 0.5))
         [0.02]
     """
-    return rate / length(W) ** 2
+    return rate / column_norms(W) ** 2
 
 
 def saturation(y: Array, activation: str | Activation, *, below: float = SATURATED) -> Array:
-    """Tell each neuron's share of samples with |g'(y)| below a threshold (BL.9).
+    """Return for each neuron the fraction of samples with |g'(y)| below a threshold (BL.9).
 
     Args:
-        y: What is activated, (B, n).
+        y: The input of the activation, (B, n).
         activation: g: a name in `activations.ACTIVATIONS`, or an `Activation`.
         below: The threshold.
 
@@ -107,11 +110,11 @@ def saturation(y: Array, activation: str | Activation, *, below: float = SATURAT
 
 
 def percentiles(y: Array, q: tuple[float, ...] = (15.0, 50.0, 85.0)) -> Array:
-    """Tell the percentiles over the samples of what is activated.
+    """Return percentiles over the samples of each neuron's activation input.
 
     Args:
-        y: (B, n).
-        q: Which, from 0 to 100; those of figure 1 of Ioffe & Szegedy by default.
+        y: The input of the activation, (B, n).
+        q: The percentiles, from 0 to 100; by default those of figure 1 of Ioffe & Szegedy.
 
     Returns:
         (len(q), n).
@@ -124,7 +127,7 @@ def percentiles(y: Array, q: tuple[float, ...] = (15.0, 50.0, 85.0)) -> Array:
 
 
 def spread(u: Array) -> Spread:
-    """Measure how different a layer's outputs are, by their correlations (G.1).
+    """Compute how much a layer's outputs differ, by their correlations (G.1).
 
     Args:
         u: A layer's outputs g(y), (B, n), B ≥ 2.
@@ -138,11 +141,11 @@ def spread(u: Array) -> Spread:
         >>> print(directions.round(4), correlation.round(4), varying)
         1.0 1.0 2.0
     """
-    return spread_of(normal(u))
+    return standardized_spread(standardize(u))
 
 
-def spread_of(u: Normal) -> Spread:
-    """Measure the same of outputs that have been taken apart already."""
+def standardized_spread(u: Standardized) -> Spread:
+    """Compute the `Spread` of outputs that are standardized already (G.1)."""
     hat = u.hat / len(u.hat) ** 0.5
     corr = jnp.matmul(hat.T, hat, precision=lax.Precision.HIGHEST)
     n = jnp.sum(u.sd > 0).astype(hat.dtype)
@@ -152,11 +155,11 @@ def spread_of(u: Normal) -> Spread:
 
 
 def rank(u: Array, *, below: float = 1e-3) -> Array:
-    """Count the directions that a layer's outputs span over the samples, around their mean.
+    """Return the rank of a layer's standardized outputs over the samples.
 
     Args:
-        u: A layer's outputs g(y), (B, n), B ≥ 2. Each output counts with σ = 1.
-        below: Singular values below this share of the largest count as zero.
+        u: A layer's outputs g(y), (B, n), B ≥ 2.
+        below: Singular values below this fraction of the largest count as zero.
 
     Returns:
         A scalar, int32, at most min(B − 1, n).
@@ -165,5 +168,5 @@ def rank(u: Array, *, below: float = 1e-3) -> Array:
         >>> print(rank(jnp.array([[1.0, 2.0, 1.0], [-1.0, -2.0, 0.0], [0.0, 0.0, 5.0]])))
         2
     """
-    values = jnp.linalg.svd(normal(u).hat, compute_uv=False)
+    values = jnp.linalg.svd(standardize(u).hat, compute_uv=False)
     return jnp.sum((values > below * jnp.max(values)) & (values > 0), dtype=jnp.int32)

@@ -1,11 +1,13 @@
-"""What the angles are good for: gradients and propagated errors, put together from them.
+"""Gradients and propagated errors of a layer, assembled from its angles.
 
 (G.2)  ∂C/∂W_ji = B γ_i r_i σ(Δ_i) σ(u_j) [cos θ3 − ρ_i² cos θ1 cos θ2]
-(G.3)  without normalization ∂C/∂W_ji = B σ(Δ_i) σ(u_j) cos θ3 + B ⟨Δ_i⟩⟨u_j⟩
+(G.3)  ∂C/∂W_ji = B σ(Δ_i) σ(u_j) cos θ3 + B ⟨Δ_i⟩⟨u_j⟩
 (G.4)  ∂C/∂γ_i = B σ(Δ_i) ρ_i cos θ1
-(G.5)  ∂C/∂x_i = γ_i r_i σ(Δ_i) [Δ̂_i − ρ_i cos θ1 x̂_i];  ε = 0: the bracket is √B |sin θ1| long
+(G.5)  ∂C/∂x_i = γ_i r_i σ(Δ_i) [Δ̂_i − ρ_i cos θ1 x̂_i],
+       |Δ̂_i − ρ_i cos θ1 x̂_i| = √B |sin θ1| where ε = 0
 
-In G.5 x̂ is BN.2's, ρ times the exactly normalized x. With sample weights n stands for B (D.17).
+G.3 is the layer without normalization. x̂ is ρ times the exactly normalized x (BN.2). With sample
+weights n stands for B (D.17).
 
 Source: S0/S1 §3; ρ is ours.
 """
@@ -15,7 +17,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from bnjax.geometry.angles import Angles, of_normalization
+from bnjax.geometry.angles import Angles
 from bnjax.network import Dense, NormDense
 
 
@@ -24,8 +26,8 @@ class Parts(NamedTuple):
 
     Attributes:
         amplitude: B γ_i r_i σ(Δ_i) σ(u_j), with 1 for γ r without normalization.
-        bracket: cos θ3 − ρ_i² cos θ1 cos θ2; cos θ3 alone without normalization.
-        means: B ⟨Δ_i⟩⟨u_j⟩; None with normalization, which removes it.
+        bracket: cos θ3 − ρ_i² cos θ1 cos θ2; cos θ3 without normalization.
+        means: B ⟨Δ_i⟩⟨u_j⟩; None with normalization, which removes this term.
     """
 
     amplitude: Array
@@ -34,7 +36,7 @@ class Parts(NamedTuple):
 
 
 class Propagated(NamedTuple):
-    """How long the error is that a neuron hands to the layer below, each (n_out,) (G.5).
+    """The length of the error that a neuron passes to the layer below, each (n_out,) (G.5).
 
     Attributes:
         bracket: |Δ̂ − ρ cos θ1 x̂|, from 0 to √B; √B without normalization.
@@ -46,10 +48,10 @@ class Propagated(NamedTuple):
 
 
 def weight_parts(angles: Angles) -> Parts:
-    """Take the weights' gradient apart: amplitude, bracket and means (G.2, G.3).
+    """Compute the factors of the weights' gradient: amplitude, bracket and means (G.2, G.3).
 
     Args:
-        angles: As `layer_angles` gives them.
+        angles: As returned by `layer_angles`.
 
     Returns:
         The `Parts`: ∂C/∂W is amplitude · bracket, plus means without normalization.
@@ -73,14 +75,14 @@ def weight_parts(angles: Angles) -> Parts:
 
 
 def gradients(angles: Angles) -> Dense | NormDense:
-    """Put the layer's gradient together from its angles (G.2–G.4).
+    """Compute the gradient in a layer's parameters from its angles (G.2–G.4).
 
     Args:
-        angles: As `layer_angles` gives them.
+        angles: As returned by `layer_angles`.
 
     Returns:
-        ∂C/∂(that) as `NormDense`(W, gamma, beta), or `Dense`(W, b) without normalization: what
-        `jax.grad` gives.
+        `NormDense`(∂C/∂W, ∂C/∂γ, ∂C/∂β), or `Dense`(∂C/∂W, ∂C/∂b) without normalization: equal to
+        `jax.grad`.
 
     Example:
         >>> from bnjax.geometry import layer_angles
@@ -92,26 +94,25 @@ def gradients(angles: Angles) -> Dense | NormDense:
     """
     amplitude, bracket, means = weight_parts(angles)
     W_bar = amplitude * bracket
-    ones = angles.count * angles.mean_delta  # Σ_s Δ_s: BL.5, D.5
+    sum_delta = angles.count * angles.mean_delta  # ∂C/∂β or ∂C/∂b: D.5, BL.5
     if angles.rho is None:
-        return Dense(W_bar if means is None else W_bar + means, ones)
-    return NormDense(W_bar, gamma_gradient(angles), ones)
+        return Dense(W_bar if means is None else W_bar + means, sum_delta)
+    return NormDense(W_bar, gamma_gradient(angles, angles.rho), sum_delta)
 
 
-def gamma_gradient(angles: Angles) -> Array:
-    """Form ∂C/∂γ of a normalized layer, (n_out,) (G.4)."""
-    rho, *_ = of_normalization(angles)
+def gamma_gradient(angles: Angles, rho: Array) -> Array:
+    """Return ∂C/∂γ, (n_out,) (G.4)."""
     return angles.count * angles.sd_delta * rho * angles.cos1
 
 
 def propagated(angles: Angles) -> Propagated:
-    """Tell how much of each neuron's error passes on to the layer below (G.5).
+    """Compute how much of each neuron's error is propagated to the layer below (G.5).
 
     Args:
-        angles: As `layer_angles` gives them.
+        angles: As returned by `layer_angles`.
 
     Returns:
-        The `Propagated`. An error along x̂ does not pass, one at a right angle to it passes whole.
+        The `Propagated`. An error parallel to x̂ is removed, one orthogonal to it passes unchanged.
 
     Example:
         >>> from bnjax.geometry import layer_angles
@@ -122,21 +123,19 @@ def propagated(angles: Angles) -> Propagated:
         3.200 16.000
     """
     root = jnp.sqrt(angles.count)
-    if angles.scale is None:
+    if angles.scale is None or angles.eps_share is None:
         bracket = root * jnp.where(angles.delta_varies, 1, 0)
         return Propagated(bracket, root * jnp.hypot(angles.sd_delta, angles.mean_delta))
-    bracket = root * jnp.sqrt(left_of_error(angles))
+    bracket = root * jnp.sqrt(error_residual(angles, angles.eps_share))
     return Propagated(bracket, jnp.abs(angles.scale) * angles.sd_delta * bracket)
 
 
-def left_of_error(angles: Angles) -> Array:
-    """Form |Δ̂ − ρ cos θ1 x̂|²/B of a normalized layer, (n_out,): sin² θ1 at ε = 0."""
-    _, eps_share, _ = of_normalization(angles)
+def error_residual(angles: Angles, eps_share: Array) -> Array:
+    """Return |Δ̂ − ρ cos θ1 x̂|²/B of a normalized layer, (n_out,): sin² θ1 at ε = 0."""
     return angles.sin1**2 + (eps_share * angles.cos1) ** 2
 
 
-def left_of_inputs(angles: Angles) -> Array:
-    """Form |û − ρ cos θ2 x̂|²/B of a normalized layer, (n_in, n_out): sin² θ2 at ε = 0."""
-    _, eps_share, _ = of_normalization(angles)
+def input_residual(angles: Angles, eps_share: Array) -> Array:
+    """Return |û − ρ cos θ2 x̂|²/B of a normalized layer, (n_in, n_out): sin² θ2 at ε = 0."""
     sin2_squared = (1 - angles.cos2) * (1 + angles.cos2)
     return sin2_squared + (eps_share[None] * angles.cos2) ** 2

@@ -1,12 +1,15 @@
-"""What the angles of a layer say about its learning: where it stopped, and what took over.
+"""Where learning stopped, and why, from the angles of a layer.
 
-(G.6)   sin θ1_i = 0 ⇒ ∂C/∂W_ji = 0 for all j, and γ_i takes over;  sin θ2_ji = 0 ⇒ ∂C/∂W_ji = 0
-(D.13)  with the statistics held constant ∂C/∂W_ji = B γ_i r_i ⟨Δ_i u_j⟩;  normalization takes off
-        B γ_i r_i (⟨Δ_i⟩⟨u_j⟩ + ⟨Δ_i x̂_i⟩⟨u_j x̂_i⟩)
+(G.6)   sin θ1 = 0 ⇒ ∂C/∂W_ji = 0 for all j,
+        sin θ1 = 0 ⇒ |∂C/∂γ_i| = B σ(Δ_i),
+        sin θ2 = 0 ⇒ ∂C/∂W_ji = 0,
+        σ(Δ_i) σ(u_j) cos θ3 = −⟨Δ_i⟩⟨u_j⟩ ⇒ ∂C/∂W_ji = 0 without BN
+(D.13)  [uᵀ (γ r Δ) − uᵀ K(Δ)]_ji = B γ_i r_i [⟨Δ_i⟩⟨u_j⟩ + ⟨Δ_i x̂_i⟩⟨u_j x̂_i⟩]
 
-G.6 holds at ε = 0. For ε > 0 something is left along x̂: at most |Δ̂ − ρ cos θ1 x̂|/√B of the error,
-or |û − ρ cos θ2 x̂|/√B of the input, reaches a weight, and these stand for |sin θ1| and |sin θ2|
-below. They are the same at ε = 0. Vectors of few samples are aligned by themselves: two always.
+G.6 holds at ε = 0. For ε > 0 a component along x̂ remains: the fraction |Δ̂ − ρ cos θ1 x̂|/√B of the
+error, or |û − ρ cos θ2 x̂|/√B of the input, is the most that reaches a weight. These take the place
+of |sin θ1| and |sin θ2| below, which they equal at ε = 0. With few samples vectors are aligned by
+chance, with two always.
 
 Source: S0/S1 §3, S4 (4); ε > 0 is ours.
 """
@@ -16,10 +19,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from bnjax.geometry.angles import Angles, of_normalization
-from bnjax.geometry.parts import left_of_error, left_of_inputs
+from bnjax.geometry.angles import Angles, normalization_terms
+from bnjax.geometry.parts import error_residual, input_residual
 
-ALIGNED = 0.1  # |sin θ| below which two vectors count as aligned: six degrees
+ALIGNED = 0.1  # |sin θ| below which two vectors count as aligned: about six degrees
 
 REASONS = (
     "learning",
@@ -46,13 +49,13 @@ class Synced(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """What normalization takes off each neuron's weight gradient, in units of |D.13|, (n_out,).
+    """What normalization removes from each neuron's weight gradient, relative to D.13, (n_out,).
 
     Attributes:
-        share: |D.9 − D.13| / |D.13|, norms over the inputs; 0 where D.13 is zero. Above 1 more
-            is taken off than was there in some direction.
-        by_mean: The part with ⟨Δ⟩⟨u⟩ alone.
-        by_x_hat: The part with ⟨Δ x̂⟩⟨u x̂⟩ alone.
+        share: |D.9 − D.13| / |D.13|, norms over the inputs; 0 where D.13 is zero. Above 1 the
+            difference is larger than D.13 itself.
+        by_mean: The same for the term ⟨Δ⟩⟨u⟩ alone.
+        by_x_hat: The same for the term ⟨Δ x̂⟩⟨u x̂⟩ alone.
     """
 
     share: Array
@@ -61,11 +64,11 @@ class Removed(NamedTuple):
 
 
 def handed_to_gamma(angles: Angles, *, below: float = ALIGNED) -> Array:
-    """Find the neurons whose learning is handed to γ: sin θ1 ≈ 0 (G.6).
+    """Mark the neurons in which only γ still learns: sin θ1 ≈ 0 (G.6).
 
     Args:
         angles: Of a normalized layer.
-        below: What |sin θ1| must be below.
+        below: The threshold on |sin θ1|.
 
     Returns:
         (n_out,) bool; False where Δ or x has no direction.
@@ -80,15 +83,17 @@ def handed_to_gamma(angles: Angles, *, below: float = ALIGNED) -> Array:
         >>> print(handed_to_gamma(layer_angles(u, x, 1 - 2 * x, eps=0.0)))
         [ True]
     """
-    return (left_of_error(angles) < below**2) & angles.delta_varies & angles.x_varies
+    _, eps_share, _ = normalization_terms("geometry.handed_to_gamma", angles)
+    residual = error_residual(angles, eps_share)
+    return (residual < below**2) & angles.delta_varies & angles.x_varies
 
 
 def stopped(angles: Angles, *, below: float = ALIGNED) -> Array:
-    """Find the weights that stopped because their input is aligned with x̂: sin θ2 ≈ 0 (G.6).
+    """Mark the weights that stopped because their input is aligned with x̂: sin θ2 ≈ 0 (G.6).
 
     Args:
         angles: Of a normalized layer.
-        below: What |sin θ2| must be below; in float32 not less than 1e-3, which rounding is.
+        below: The threshold on |sin θ2|. In float32 at least 1e-3, the size of rounding errors.
 
     Returns:
         (n_in, n_out) bool; False where u or x has no direction.
@@ -102,18 +107,24 @@ def stopped(angles: Angles, *, below: float = ALIGNED) -> Array:
         >>> print(stopped(layer_angles(u, -u[:, :1], u[:, 1:], eps=0.0))[:, 0])
         [ True False]
     """
-    return (left_of_inputs(angles) < below**2) & angles.u_varies[:, None] & angles.x_varies[None]
+    return _aligned_inputs("geometry.stopped", angles, below)
+
+
+def _aligned_inputs(function: str, angles: Angles, below: float) -> Array:
+    _, eps_share, _ = normalization_terms(function, angles)
+    residual = input_residual(angles, eps_share)
+    return (residual < below**2) & angles.u_varies[:, None] & angles.x_varies[None]
 
 
 def synced(angles: Angles, *, below: float = ALIGNED) -> Synced:
-    """Find the groups of inputs that are synced to a neuron: stopped together (G.6).
+    """Find the groups of inputs that are synced to a neuron, whose weights stop together (G.6).
 
     Args:
         angles: Of a normalized layer.
         below: As in `stopped`.
 
     Returns:
-        The `Synced`: a group is what `stopped` finds of one neuron, from two inputs on.
+        The `Synced`. A neuron's group holds the inputs that `stopped` marks, if at least two.
 
     Raises:
         ValueError: The layer is not normalized.
@@ -126,7 +137,7 @@ def synced(angles: Angles, *, below: float = ALIGNED) -> Synced:
         >>> print(found.size, found.sign[:, 0])
         [2] [ 1 -1]
     """
-    member = stopped(angles, below=below)
+    member = _aligned_inputs("geometry.synced", angles, below)
     size = jnp.sum(member, 0, dtype=jnp.int32)
     size = jnp.where(size > 1, size, 0)
     member &= (size > 0)[None]
@@ -134,9 +145,9 @@ def synced(angles: Angles, *, below: float = ALIGNED) -> Synced:
 
 
 def dead(angles: Angles) -> Array:
-    """Find the neurons that no error reaches: Δ is zero for every sample.
+    """Mark the neurons that no error reaches: Δ is zero for every sample.
 
-    Nothing moves them on this batch: not W, not γ, not β or b.
+    On this batch the gradient in all their parameters is zero: W, γ, and β or b.
 
     Args:
         angles: Of any layer.
@@ -154,16 +165,17 @@ def dead(angles: Angles) -> Array:
 
 
 def reasons(angles: Angles, *, below: float = ALIGNED) -> Array:
-    """Say of each weight why it does not learn, or that it does.
+    """Return for each weight why it does not learn, or that it does.
 
     Args:
         angles: Of any layer.
-        below: What counts as aligned, as in `handed_to_gamma` and `stopped`.
+        below: The threshold for alignment, as in `handed_to_gamma` and `stopped`.
 
     Returns:
-        (n_in, n_out) int8, indices into `REASONS`, the first one that applies; without
-        normalization the first three are possible, and an input must be zero to stop a weight.
-        A gradient that is zero because two terms balance counts as learning.
+        (n_in, n_out) int8, indices into `REASONS`: of several reasons the first. Without
+        normalization only the first three entries occur, and errors and inputs must be zero, not
+        just constant, to stop a weight. A gradient that is zero because two terms cancel counts
+        as learning.
 
     Example:
         >>> from bnjax.geometry import layer_angles
@@ -174,7 +186,7 @@ def reasons(angles: Angles, *, below: float = ALIGNED) -> Array:
         the input is the same for all samples
     """
     no_error, no_input = ~angles.delta_varies, ~angles.u_varies
-    if angles.scale is None:  # G.3: the averages learn, too
+    if angles.scale is None:  # G.3: the means contribute, too
         no_error, no_input = dead(angles), no_input & (angles.mean_u == 0)
         found = [no_error[None], no_input[:, None]]
     else:
@@ -191,7 +203,7 @@ def reasons(angles: Angles, *, below: float = ALIGNED) -> Array:
 
 
 def removed(angles: Angles) -> Removed:
-    """Measure what normalization takes off the gradient that frozen statistics give (D.13).
+    """Compute what normalization removes from the gradient with frozen statistics (D.13).
 
     Args:
         angles: Of a normalized layer.
@@ -208,14 +220,14 @@ def removed(angles: Angles) -> Removed:
         >>> print(removed(layer_angles(u, u[:, :1], u[:, :1], eps=0.0)).share)
         [1.]
     """
-    rho, *_ = of_normalization(angles)
-    # each up to B γ_i r_i |Δ_i|, which all of them share
+    rho, *_ = normalization_terms("geometry.removed", angles)
+    # each without the factor B γ_i r_i |Δ_i|/√B, which all have in common
     size = jnp.hypot(angles.sd_delta, angles.mean_delta)
     safe = jnp.where(size > 0, size, 1)
     by_mean = angles.mean_u[:, None] * (angles.mean_delta / safe)[None]
     amplitude = angles.sd_u[:, None] * (angles.sd_delta / safe)[None]
     by_x_hat = amplitude * (rho**2 * angles.cos1)[None] * angles.cos2
     parts = amplitude * angles.cos3 + by_mean, by_mean + by_x_hat, by_mean, by_x_hat
-    whole, *taken = (jnp.sqrt(jnp.sum(part**2, 0)) for part in parts)  # the first: D.13
-    whole = jnp.where(whole > 0, whole, jnp.inf)
-    return Removed(*(part / whole for part in taken))
+    frozen, *differences = (jnp.sqrt(jnp.sum(part**2, 0)) for part in parts)  # D.13 first
+    frozen = jnp.where(frozen > 0, frozen, jnp.inf)
+    return Removed(*(difference / frozen for difference in differences))

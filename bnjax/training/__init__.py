@@ -1,7 +1,7 @@
 """Training: steps, epochs, whole runs, sweeps, on one device or many.
 
-The rooms: `steps` (one update), `epochs` (one pass over the data, one compiled program), `runs`
-(many epochs, k of them per call), `streams` (data that does not fit on the device), `sweeps` (many
+The modules: `steps` (one update), `epochs` (one pass over the data, one compiled program), `runs`
+(many epochs, k of them per call), `streams` (data that do not fit on the device), `sweeps` (many
 networks at once), `devices` (data spread over a mesh), `inference` (statistics for inference,
 measured after training).
 """

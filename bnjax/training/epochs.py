@@ -1,6 +1,4 @@
-"""Epochs that are one compiled program.
-
-(BL.6)  one step for each mini-batch, each sample once
+"""Epochs compiled into one program each: a step per mini-batch (BL.6), each sample used once.
 
 Source: S3 (the three regimes of gradient descent).
 """
@@ -17,23 +15,23 @@ from jax.sharding import PartitionSpec as P
 
 from bnjax.network import Network
 from bnjax.training import devices
-from bnjax.training.steps import Step, TrainState, make_step
+from bnjax.training.steps import Step, StepConfig, TrainState, build_step
 
 Epoch = Callable[[TrainState, Array, Array, Array], tuple[TrainState, Array]]
 
 
 @partial(jax.jit, static_argnums=(1, 2))
 def shuffle(key: Array, samples: int, batch_size: int) -> Array:
-    """Deal the samples into mini-batches, in random order, each exactly once.
+    """Return a random partition of the samples into mini-batches.
 
     Args:
         key: A `jax.random.key`.
-        samples: N, how many there are.
-        batch_size: How many a batch holds.
+        samples: N, the number of samples.
+        batch_size: The number of samples per batch.
 
     Returns:
-        Indices, (⌈N / batch_size⌉, batch_size) int32. Places of the last batch that stay empty
-        hold −1.
+        Indices of samples, (⌈N / batch_size⌉, batch_size) int32. Each sample occurs once; the last
+        batch is filled up with −1.
 
     Example:
         >>> order = shuffle(jax.random.key(0), 5, 2)
@@ -54,22 +52,23 @@ def make_epoch(
     mesh: Mesh | None = None,
     sync_statistics: bool = True,
 ) -> jax.stages.Wrapped:
-    """Make the function that trains for one epoch: one compiled program, one trace.
+    """Return the function that trains for one epoch, compiled into one program.
 
     Args:
         net: The network.
         optimizer: As in `make_step`.
         gradient: As in `make_step`.
-        mesh: None for one device; or devices that hold the data in shares, as `spread` hands them
-            out, and train on their share of each batch. The batches are those of one device, and
-            the results too, but for rounding.
+        mesh: None for one device, or the devices among which the data are divided, as `spread`
+            does it; each trains on its part of every batch. The batches are the same as on one
+            device, and so are the results, up to rounding.
         sync_statistics: As in `make_step`.
 
     Returns:
-        epoch(train_state, order, x, targets) -> (train_state, costs): order as `shuffle` deals
-        it, x (N, n_in) and targets (N, n_out) the whole data; costs (steps,), one per batch. Full
-        batches are scanned; a last one with empty places follows them, masked, not dropped. It is
-        jitted; `train_state` is donated: use the returned one.
+        epoch(train_state, order, x, targets) -> (train_state, costs): `order` as returned by
+        `shuffle`, x (N, n_in) and targets (N, n_out) the whole data; costs (steps,), one per
+        batch. Full batches are scanned; a last one that is not full follows, masked instead of
+        dropped. The function is jitted and traced once. `train_state` is donated: use the returned
+        one.
 
     Raises:
         ValueError: As in `make_step`.
@@ -84,31 +83,20 @@ def make_epoch(
         >>> print(state.step, costs.shape)
         3 (3,)
     """
-    epoch = pure_epoch(
-        net, optimizer, gradient=gradient, mesh=mesh, sync_statistics=sync_statistics
-    )
-    return jax.jit(epoch, donate_argnums=0)
+    axis_name = devices.mesh_axes(mesh)
+    config = StepConfig("training.make_epoch", net, gradient, axis_name, sync_statistics)
+    return jax.jit(pure_epoch(config, optimizer, mesh), donate_argnums=0)
 
 
 def pure_epoch(
-    net: Network,
-    optimizer: optax.GradientTransformation,
-    *,
-    gradient: str,
-    mesh: Mesh | None,
-    sync_statistics: bool,
+    config: StepConfig, optimizer: optax.GradientTransformation, mesh: Mesh | None
 ) -> Epoch:
-    """Make the epoch that `make_epoch` jits."""
-    if mesh is None:
-        return _on_one_device(make_step(net, optimizer, gradient=gradient))
-    names = tuple(mesh.axis_names)
-    step = make_step(
-        net, optimizer, gradient=gradient, axis_name=names, sync_statistics=sync_statistics
-    )
-    return _across(step, mesh, names)
+    """Return the epoch that `make_epoch` documents, not jitted."""
+    step = build_step(config, optimizer)
+    return _single_device_epoch(step) if mesh is None else _data_parallel_epoch(step, mesh)
 
 
-def _on_one_device(step: Step) -> Epoch:
+def _single_device_epoch(step: Step) -> Epoch:
     def epoch(
         train_state: TrainState, order: Array, x: Array, targets: Array
     ) -> tuple[TrainState, Array]:
@@ -117,7 +105,7 @@ def _on_one_device(step: Step) -> Epoch:
 
         if order.size <= x.shape[0]:
             return lax.scan(train, train_state, order)
-        # a mask costs a fifth of a step: only the batch that needs one has it
+        # a mask makes a step a fifth slower: only the batch that needs one gets it
         train_state, costs = lax.scan(train, train_state, order[:-1])
         last = order[-1]
         train_state, cost = step(train_state, x[last], targets[last], last >= 0)
@@ -126,31 +114,44 @@ def _on_one_device(step: Step) -> Epoch:
     return epoch
 
 
-def _across(step: Step, mesh: Mesh, names: tuple[str, ...]) -> Epoch:
+def _data_parallel_epoch(step: Step, mesh: Mesh) -> Epoch:
+    names = tuple(mesh.axis_names)
+
     def epoch(
         train_state: TrainState, order: Array, x: Array, targets: Array
     ) -> tuple[TrainState, Array]:
         unfilled = -order.shape[1] % mesh.size
         padded = jnp.pad(order, ((0, 0), (0, unfilled)), constant_values=-1)
-
-        def local(
-            train_state: TrainState, order: Array, x: Array, targets: Array
-        ) -> tuple[TrainState, Array]:
-            def train(
-                train_state: TrainState, indices: Array, masked: bool = bool(unfilled)
-            ) -> tuple[TrainState, Array]:
-                mine, *batch = devices.deal(indices, names, x, targets)
-                return step(train_state, *batch, mine >= 0 if masked else None)
-
-            if unfilled:
-                return lax.scan(train, train_state, order)
-            train_state, costs = lax.scan(train, train_state, order[:-1])
-            # how many samples there are, x does not tell: rows of zeros may follow them
-            train_state, cost = train(train_state, order[-1], masked=True)
-            return train_state, jnp.append(costs, cost)
-
         return jax.shard_map(
-            local, mesh=mesh, in_specs=(P(), P(), P(names), P(names)), out_specs=P()
+            partial(_device_epoch, step, names, bool(unfilled)),
+            mesh=mesh,
+            in_specs=(P(), P(), P(names), P(names)),
+            out_specs=P(),
         )(train_state, padded, x, targets)
 
     return epoch
+
+
+def _device_epoch(
+    step: Step,
+    names: tuple[str, ...],
+    mask_all: bool,
+    train_state: TrainState,
+    order: Array,
+    x: Array,
+    targets: Array,
+) -> tuple[TrainState, Array]:
+    """Train on this device's part of each batch; x and targets are the rows it holds."""
+
+    def train(
+        train_state: TrainState, indices: Array, masked: bool = mask_all
+    ) -> tuple[TrainState, Array]:
+        mine, *batch = devices.scatter_batch(indices, names, x, targets)
+        return step(train_state, *batch, mine >= 0 if masked else None)
+
+    if mask_all:
+        return lax.scan(train, train_state, order)
+    train_state, costs = lax.scan(train, train_state, order[:-1])
+    # masked in any case: x may end in padding, so its shape does not say whether the batch is full
+    train_state, cost = train(train_state, order[-1], masked=True)
+    return train_state, jnp.append(costs, cost)

@@ -1,11 +1,11 @@
-"""Statistics for inference measured after training, at the parameters that will be used.
+"""Statistics for inference measured after training, with the final parameters.
 
-(P.1)  μ_BN = mean over mini-batches of μ_B
-(P.2)  σ²_BN = mean over mini-batches of n/(n − 1) σ_B²
-(P.5)  Var[x] = ⟨σ_B²⟩ + Var_B[μ_B], weighted by count
+(P.1)  μ_BN = Σ_k μ_k / N_B
+(P.2)  σ²_BN = Σ_k n_k/(n_k − 1) σ_k² / N_B
+(P.5)  Var[x] = Σ_k n_k [σ_k² + (μ_k − E[x])²] / N
 
-Running averages mix the moments of many parameters, P.1, P.2 and P.5 are of one: "precise" batch
-normalization.
+Running averages mix the moments of many parameters; P.1, P.2 and P.5 are those of one:
+"precise" batch normalization.
 
 Source: S3; Wu & Johnson 2021 (arXiv:2105.07576).
 """
@@ -25,13 +25,13 @@ from bnjax.network import Network, NormDense, Params, State
 from bnjax.norm import batch_norm
 from bnjax.population import Pool, PopulationState
 
-# start, take one batch's moments, finish
-_GATHER: dict[str, tuple[Any, Any, Any]] = {
+# for each value of `gather`: initialize, update with the moments of one batch, convert
+_ACCUMULATORS: dict[str, tuple[Any, Any, Any]] = {
     "pool": (population.empty, population.add, population.to_state),
     "average": (population.init, partial(population.update, decay=None), lambda state: state),
 }
 
-Gathered = tuple[Pool, ...] | tuple[PopulationState, ...]
+Accumulated = tuple[Pool, ...] | tuple[PopulationState, ...]
 
 
 def measure_population(
@@ -42,27 +42,26 @@ def measure_population(
     batch_size: int | None = None,
     gather: str = "pool",
 ) -> State:
-    """Measure the statistics for inference in one pass over data, with frozen parameters.
+    """Compute the statistics for inference in one pass over data, with fixed parameters.
 
-    Each batch is normalized with its own moments, as in training, and the moments that each layer
-    sees are gathered.
+    Each batch is normalized with its own moments, as in training; the moments at each
+    normalization are accumulated over the batches.
 
     Args:
-        net: The network; a baseline has nothing to measure.
+        net: The network. A baseline has no statistics.
         params: Its parameters.
-        data: The inputs, (N, n_in), sharded or not; or batches of them, one after the other: an
-            iterable of x (B, n_in) or of (x, where), where (B,) as in `bn_apply`. Each shape is
-            compiled once.
+        data: The inputs, (N, n_in), sharded or not; or an iterable of batches, each x (B, n_in) or
+            (x, where) with where (B,) as in `bn_apply`. Each shape is compiled once.
         batch_size: How many samples of an array a batch holds, at least 2; None: all of them.
-            Batches are dealt evenly, sample by sample, so that none is left with fewer than two
-            samples and sorted data make no odd batch; of two sizes that differ by one, the larger
-            is at most batch_size (3 where a batch of 2 would leave one sample alone).
-        gather: "pool": the mean and variance of all that a layer saw (P.5). "average": the average
-            of the batches' means and unbiased variances (P.1, P.2).
+            Every K-th sample belongs to the same of K batches, so that sorted data give similar
+            batches, of sizes that differ by one at most. The larger is at most batch_size, but 3
+            where a batch of 2 would leave one sample over.
+        gather: "pool": the mean and variance of all that a normalization sees (P.5). "average":
+            the average of the batches' means and unbiased variances (P.1, P.2).
 
     Returns:
-        The statistics, one `PopulationState` per normalization, for `bn_apply(train=False)`,
-        `fold`, or to train on with.
+        The statistics, one `PopulationState` per normalization: for `bn_apply(train=False)`, for
+        `fold`, or to continue training with.
 
     Raises:
         ValueError: data, batch_size or params do not fit, or gather is unknown.
@@ -75,80 +74,102 @@ def measure_population(
         >>> print(state[0].batches, bool(jnp.allclose(state[0].mean, (x @ params[0].W).mean(0))))
         [3 3 3] True
     """
-    if gather not in _GATHER:
-        raise ValueError(unknown_name("measure_population", "gather", gather, _GATHER))
-    network.check_params("measure_population", net, params, None)
-    start, _, finish = _GATHER[gather]
-    gathered = tuple(
-        start(layer.gamma.shape, layer.gamma.dtype)
+    function = "training.measure_population"
+    if gather not in _ACCUMULATORS:
+        raise ValueError(unknown_name(function, "gather", gather, _ACCUMULATORS))
+    network.check_params(function, net, params, None)
+    initialize, _, convert = _ACCUMULATORS[gather]
+    accumulated = tuple(
+        initialize(layer.gamma.shape, layer.gamma.dtype)
         for layer in params
         if isinstance(layer, NormDense)
     )
     if hasattr(data, "shape"):
         x = jnp.asarray(data)
-        gathered = _scan(net, gather, _batches(net, params, x, batch_size), params, gathered, x)
+        batches = _count_batches(function, net, params, x, batch_size)
+        accumulated = _accumulate_array(net, gather, batches, params, accumulated, x)
+    elif batch_size is None:
+        accumulated = _accumulate_all(function, net, gather, params, accumulated, data)
     else:
-        if batch_size is not None:
-            raise ValueError(
-                "measure_population: `batch_size` deals the samples of an array; got "
-                f"{batch_size!r} and `data` that come in batches. Leave it out."
-            )
-        before = gathered
-        for batch in data:
-            x, where = batch if isinstance(batch, tuple) else (batch, None)
-            x = jnp.asarray(x)
-            network.check_batch_arguments("measure_population", net, params, x, where=where)
-            if where is None:
-                several_samples("measure_population", x, (1,))
-            gathered = _take(net, gather, params, gathered, x, where)
-        if gathered is before and gathered:
-            raise ValueError("measure_population: `data` must hold a batch; got none.")
-    return tuple(finish(one) for one in gathered)
+        raise ValueError(
+            f"{function}: `batch_size` splits an array into batches; got {batch_size!r} and "
+            "`data` that come in batches. Leave it out."
+        )
+    return tuple(convert(one) for one in accumulated)
 
 
-def _batches(net: Network, params: Params, x: Array, batch_size: int | None) -> int:
-    """Tell into how many batches the samples go."""
-    network.check_batch_arguments("measure_population", net, params, x)
-    several_samples("measure_population", x, (1,))
+def _count_batches(
+    function: str, net: Network, params: Params, x: Array, batch_size: int | None
+) -> int:
+    """Return the number of batches that an array is split into."""
+    network.check_batch_arguments(function, net, params, x)
+    several_samples(function, x, (1,))
     if batch_size is not None and batch_size < 2:
         raise ValueError(
-            "measure_population: `batch_size` must be at least 2, for a batch to have a variance; "
-            f"got {batch_size!r}."
+            f"{function}: `batch_size` must be at least 2, for a batch to have a variance; got "
+            f"{batch_size!r}."
         )
     N = x.shape[0]
     return min(-(-N // (batch_size or N)), N // 2)
 
 
+def _accumulate_all(
+    function: str,
+    net: Network,
+    gather: str,
+    params: Params,
+    accumulated: Accumulated,
+    data: Iterable[Array | tuple[Array, Array]],
+) -> Accumulated:
+    """Accumulate the moments of one batch after the other."""
+    before = accumulated
+    for batch in data:
+        x, where = batch if isinstance(batch, tuple) else (batch, None)
+        x = jnp.asarray(x)
+        network.check_batch_arguments(function, net, params, x, where=where)
+        if where is None:
+            several_samples(function, x, (1,))
+        accumulated = _accumulate_batch(net, gather, params, accumulated, x, where)
+    if accumulated is before and accumulated:
+        raise ValueError(f"{function}: `data` must hold a batch; got none.")
+    return accumulated
+
+
 @partial(jax.jit, static_argnames=("net", "gather"))
-def _take(
-    net: Network, gather: str, params: Params, gathered: Gathered, x: Array, where: Array | None
-) -> Gathered:
-    """Take one batch in."""
+def _accumulate_batch(
+    net: Network,
+    gather: str,
+    params: Params,
+    accumulated: Accumulated,
+    x: Array,
+    where: Array | None,
+) -> Accumulated:
+    """Accumulate the moments of one batch."""
 
     def normalized(layer: NormDense, x: Array, w: Array | None, _: object) -> tuple[Array, Moments]:
         return batch_norm(x, layer.gamma, layer.beta, eps=net.eps, where=w)
 
     passes = network.run_layers(net, params, (), x, where, normalized)
     moments = (p.found for p in passes if p.found is not None)
-    take = _GATHER[gather][1]
-    return tuple(take(before, one) for before, one in zip(gathered, moments, strict=True))
+    update = _ACCUMULATORS[gather][1]
+    return tuple(update(before, one) for before, one in zip(accumulated, moments, strict=True))
 
 
 @partial(jax.jit, static_argnames=("net", "gather", "batches"))
-def _scan(
-    net: Network, gather: str, batches: int, params: Params, gathered: Gathered, x: Array
-) -> Gathered:
-    """Take an array in: batch k holds the samples k, k + batches, k + 2 batches, ..."""
+def _accumulate_array(
+    net: Network, gather: str, batches: int, params: Params, accumulated: Accumulated, x: Array
+) -> Accumulated:
+    """Accumulate an array: batch k holds the samples k, k + batches, k + 2 batches, ..."""
     N, n_in = x.shape
-    most = -(-N // batches)
-    rest = most * batches - N
-    # in this order a batch of samples that are spread over devices is spread over them as well
-    xs = jnp.pad(x, ((0, rest), (0, 0))).reshape(most, batches, n_in).swapaxes(0, 1)
-    places = jnp.arange(most * batches).reshape(most, batches).T
+    size = -(-N // batches)
+    missing = size * batches - N
+    # in this order a batch of samples that are sharded over devices is itself sharded over them
+    xs = jnp.pad(x, ((0, missing), (0, 0))).reshape(size, batches, n_in).swapaxes(0, 1)
+    samples = jnp.arange(size * batches).reshape(size, batches).T
 
-    def take(gathered: Gathered, batch: tuple[Array, Array]) -> tuple[Gathered, None]:
-        x, place = batch
-        where = place < N if rest else None
-        return _take(net, gather, params, gathered, x, where), None
+    def body(accumulated: Accumulated, batch: tuple[Array, Array]) -> tuple[Accumulated, None]:
+        x, sample = batch
+        where = sample < N if missing else None
+        return _accumulate_batch(net, gather, params, accumulated, x, where), None
 
-    return lax.scan(take, gathered, (xs, places))[0]
+    return lax.scan(body, accumulated, (xs, samples))[0]

@@ -1,9 +1,8 @@
-"""Whole runs, with Python in between only where somebody wants to look.
+"""Whole runs: many epochs, several of them in one call of a compiled program.
 
-(BL.6)  one step for each mini-batch, each sample once an epoch
-
-Epochs are counted from 1, and the order of epoch e follows from the key and e alone: a run that
-goes on from a checkpoint deals what it would have dealt without the break.
+A run takes one step per mini-batch (BL.6), and uses each sample once per epoch. Epochs are counted
+from 1, and the order of epoch e depends on the key and on e alone: a run resumed from a checkpoint
+sees the batches that it would have seen without the interruption.
 
 Source: S3 (the three regimes of gradient descent).
 """
@@ -23,21 +22,21 @@ from jax.typing import ArrayLike
 from bnjax.network import Network
 from bnjax.training import devices
 from bnjax.training.epochs import Epoch, pure_epoch, shuffle
-from bnjax.training.steps import TrainState
+from bnjax.training.steps import StepConfig, TrainState
 
-Evaluate = Callable[[TrainState], Any]
+Evaluation = Callable[[TrainState], Any]
 
 
 class Progress(NamedTuple):
-    """Where a run is, whenever Python gets to see it.
+    """The state of a run after some of its epochs.
 
     Attributes:
-        epoch: Epochs done, the ones of earlier runs included.
-        train_state: After that epoch. It is donated when the run goes on: use it before, or copy
-            it (`jax.tree.map(jnp.copy, ...)`, or to the host by `jax.device_get`).
-        costs: One per batch of the epochs since the last `Progress`, (epochs, steps).
-        evaluations: What `evaluate` found after each of these epochs, stacked: (epochs, ...); None
-            without.
+        epoch: The number of epochs so far, including those of earlier runs.
+        train_state: The train state after that epoch. It is donated when the iteration continues:
+            use it before, or copy it (`jax.tree.map(jnp.copy, ...)`, or `jax.device_get`).
+        costs: The cost of each batch since the last `Progress`, (epochs, steps).
+        evaluations: What `evaluate` returned after each of these epochs, stacked: (epochs, ...);
+            None without it.
     """
 
     epoch: int
@@ -59,43 +58,43 @@ def fit(
     start: int = 0,
     epochs_per_call: int = 1,
     gradient: str = "rule",
-    evaluate: Evaluate | None = None,
+    evaluate: Evaluation | None = None,
     mesh: Mesh | None = None,
     sync_statistics: bool = True,
     samples: int | None = None,
 ) -> Iterator[Progress]:
-    """Train for many epochs, `epochs_per_call` of them in one call of one compiled program.
+    """Train for many epochs, `epochs_per_call` of them in each call of one compiled program.
 
-    It checks, places the data and compiles before it returns; what it returns trains as it is
-    iterated over. Break off the loop to stop early. Stops for a look fall on multiples of
-    `epochs_per_call` and on the last epoch, wherever the run starts, and one program serves all.
+    Arguments are checked, data placed and the program compiled before `fit` returns; training
+    happens while the result is iterated over. Leave the loop to stop early. Calls end at multiples
+    of `epochs_per_call` and at the last epoch, wherever the run starts, all with one program.
 
     Args:
         net: The network.
         optimizer: As in `make_step`.
-        train_state: Where to start, as `init` gives it or an earlier run left it. Donated.
-        x: Inputs, (N, n_in); they are put on the device once.
+        train_state: The state to start from, as returned by `init` or by an earlier run. Donated.
+        x: Inputs, (N, n_in); they are copied to the device once.
         targets: φ, (N, n_out).
-        epochs: The last epoch, counted from 1.
-        batch_size: How many samples a batch holds; a smaller last one is masked, not dropped.
-        key: A `jax.random.key`. `shuffle` deals epoch e from `jax.random.fold_in(key, e)`.
-        start: Epochs done before, by the run that `train_state` comes from.
-        epochs_per_call: k, how many epochs go by until Python sees the next `Progress`.
+        epochs: The number of the last epoch, counted from 1.
+        batch_size: The number of samples per batch; a smaller last one is masked, not dropped.
+        key: A `jax.random.key`. `shuffle` orders epoch e with `jax.random.fold_in(key, e)`.
+        start: The number of epochs that earlier runs have trained `train_state` for.
+        epochs_per_call: k, the number of epochs between two `Progress`.
         gradient: As in `make_step`.
         evaluate: None, or a pure function of the train state, for instance the accuracy on a test
-            set, which the compiled program calls after each epoch. Large arrays that it needs go
-            along as arguments if it is a `jax.tree_util.Partial(f, *arrays)`, and as constants of
-            the program if it closes over them.
-        mesh: None for one device, or devices to train on together, as in `make_epoch`.
+            set, which the compiled program calls after each epoch. Large arrays that it needs are
+            passed as arguments if it is a `jax.tree_util.Partial(f, *arrays)`, and compiled into
+            the program as constants if it closes over them.
+        mesh: None for one device, or the devices to train on together, as in `make_epoch`.
         sync_statistics: As in `make_step`.
-        samples: N, with several processes: x and targets are then the rows of this one, as
-            `local_rows` tells. Arrays from `spread` are taken as they are, and need it too.
+        samples: N, with several processes: x and targets are then the rows of this process, as
+            selected by `local_rows`. Also required with arrays that `spread` has returned.
 
     Returns:
         An iterator of `Progress`.
 
     Raises:
-        ValueError: A number is out of its range, or arguments do not fit the network.
+        ValueError: A number is out of its range, or an argument does not fit the network.
 
     Example:
         >>> from bnjax import training
@@ -110,8 +109,8 @@ def fit(
         4 12 (2, 3)
         5 15 (1, 3)
     """
-    samples = check(
-        "fit",
+    samples = check_run(
+        "training.fit",
         x,
         targets,
         batch_size=batch_size,
@@ -120,47 +119,67 @@ def fit(
         start=start,
         samples=samples,
     )
-    found = as_argument(evaluate)
-    if mesh is None:
-        train_state, key, *data = jax.device_put((train_state, key, x, targets))
-        result = None
-    else:
-        train_state, key = devices.copy_everywhere(mesh, (train_state, key))
-        data = [devices.spread(mesh, rows, samples) for rows in (x, targets)]
-        result = devices.everywhere(mesh)
-    epoch = pure_epoch(
-        net, optimizer, gradient=gradient, mesh=mesh, sync_statistics=sync_statistics
-    )
+    train_state, key, x, targets = _put_on_devices(mesh, samples, train_state, key, x, targets)
+    config = StepConfig("training.fit", net, gradient, devices.mesh_axes(mesh), sync_statistics)
     run = jax.jit(
-        pure_run(epoch, samples, batch_size, epochs_per_call),
+        pure_run(pure_epoch(config, optimizer, mesh), samples, batch_size, epochs_per_call),
         donate_argnums=0,
-        out_shardings=result,
+        out_shardings=None if mesh is None else devices.replicated(mesh),
     )
-    compiled = run.lower(train_state, *data, key, np.int32(0), np.int32(1), found).compile()
+    evaluation = as_pytree(evaluate)
+    numbers = np.int32(0), np.int32(1)
+    compiled = run.lower(train_state, x, targets, key, *numbers, evaluation).compile()
 
-    def go_on(train_state: TrainState) -> Iterator[Progress]:
-        done = start
-        while done < epochs:
-            # up to the next multiple, counted from the first epoch of all
-            count = min(epochs_per_call - done % epochs_per_call, epochs - done)
-            numbers = np.int32(done), np.int32(count)
-            train_state, costs, evaluations = compiled(train_state, *data, key, *numbers, found)
-            done += count
-            costs, evaluations = jax.tree.map(lambda a, n=count: a[:n], (costs, evaluations))
-            yield Progress(done, train_state, costs, evaluations)
+    def advance(train_state: TrainState, done: int, count: int) -> tuple[TrainState, Array, Any]:
+        numbers = np.int32(done), np.int32(count)
+        return compiled(train_state, x, targets, key, *numbers, evaluation)
 
-    return go_on(train_state)
+    return _iterate(advance, train_state, start, epochs, epochs_per_call)
+
+
+def _put_on_devices(
+    mesh: Mesh | None,
+    samples: int,
+    train_state: TrainState,
+    key: Array,
+    x: ArrayLike,
+    targets: ArrayLike,
+) -> tuple[TrainState, Array, ArrayLike, ArrayLike]:
+    """Copy train state and key to all devices, and spread the data over them."""
+    if mesh is None:
+        return jax.device_put((train_state, key, x, targets))
+    train_state, key = devices.copy_everywhere(mesh, (train_state, key))
+    x, targets = (devices.spread(mesh, rows, samples) for rows in (x, targets))
+    return train_state, key, x, targets
+
+
+def _iterate(
+    advance: Callable[[TrainState, int, int], tuple[TrainState, Array, Any]],
+    train_state: TrainState,
+    done: int,
+    epochs: int,
+    epochs_per_call: int,
+) -> Iterator[Progress]:
+    """Yield `Progress` after each call of `advance`(train_state, epochs done, epochs to do)."""
+    while done < epochs:
+        # up to the next multiple, counted from the very first epoch
+        count = min(epochs_per_call - done % epochs_per_call, epochs - done)
+        train_state, costs, evaluations = advance(train_state, done, count)
+        done += count
+        costs, evaluations = jax.tree.map(lambda a, n=count: a[:n], (costs, evaluations))
+        yield Progress(done, train_state, costs, evaluations)
 
 
 def pure_run(epoch: Epoch, samples: int, batch_size: int, epochs_per_call: int) -> Callable:
-    """Make (train_state, x, targets, key, done, count, evaluate) -> that of count more epochs.
+    """Return the function that trains for several epochs, not jitted.
 
     Returns:
-        A pure function that gives (train_state, costs, evaluations), the latter two with
-        `epochs_per_call` rows, of which `count` are filled. `count` is traced, and the trip count
-        of one loop: programs of their own for other counts would round differently.
+        run(train_state, x, targets, key, done, count, evaluate) -> (train_state, costs,
+        evaluations): epochs done + 1 to done + count. The latter two have `epochs_per_call` rows,
+        of which `count` are filled. `count` is traced: programs compiled for other counts would
+        round differently.
     """
-    epoch = jax.jit(epoch)  # whose shapes are asked for below: traced once all the same
+    epoch = jax.jit(epoch)  # traced once, although `eval_shape` below needs it too
 
     def run(
         train_state: TrainState,
@@ -169,36 +188,50 @@ def pure_run(epoch: Epoch, samples: int, batch_size: int, epochs_per_call: int) 
         key: Array,
         done: Array,
         count: Array,
-        evaluate: Evaluate,
+        evaluate: Evaluation,
     ) -> tuple[TrainState, Array, Any]:
-        def order(number: Array) -> Array:
-            return shuffle(jax.random.fold_in(key, number), samples, batch_size)
-
-        def once(train_state: TrainState, number: Array) -> tuple[TrainState, tuple[Array, Any]]:
-            train_state, costs = epoch(train_state, order(number), x, targets)
+        def train_epoch(
+            train_state: TrainState, number: Array
+        ) -> tuple[TrainState, tuple[Array, Any]]:
+            order = shuffle(jax.random.fold_in(key, number), samples, batch_size)
+            train_state, costs = epoch(train_state, order, x, targets)
             return train_state, (costs, evaluate(train_state))
 
-        once = jax.jit(once)
-        _, shapes = jax.eval_shape(once, train_state, done)
-        empty = jax.tree.map(lambda s: jnp.zeros((epochs_per_call, *s.shape), s.dtype), shapes)
-
-        def more(i: Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
-            train_state, rows = carry
-            train_state, row = once(train_state, done + 1 + i)
-            return train_state, jax.tree.map(lambda all, one: all.at[i].set(one), rows, row)
-
-        train_state, (costs, evaluations) = lax.fori_loop(0, count, more, (train_state, empty))
-        return train_state, costs, evaluations
+        return _repeat(jax.jit(train_epoch), train_state, done, count, epochs_per_call)
 
     return run
 
 
-def as_argument(evaluate: Evaluate | None) -> Partial:
-    """Make a function of the train state a pytree that can go into a compiled program."""
-    return evaluate if isinstance(evaluate, Partial) else Partial(evaluate or _nothing)
+def _repeat(
+    train_epoch: Callable[[TrainState, Array], tuple[TrainState, Any]],
+    train_state: TrainState,
+    done: Array,
+    count: Array,
+    rows: int,
+) -> tuple[TrainState, Array, Any]:
+    """Train for `count` epochs; return their costs and evaluations as the first of `rows` rows."""
+    _, shapes = jax.eval_shape(train_epoch, train_state, done)
+    empty = jax.tree.map(lambda s: jnp.zeros((rows, *s.shape), s.dtype), shapes)
+
+    def body(i: Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
+        train_state, filled = carry
+        train_state, row = train_epoch(train_state, done + 1 + i)
+        return train_state, jax.tree.map(lambda all, one: all.at[i].set(one), filled, row)
+
+    train_state, (costs, evaluations) = lax.fori_loop(0, count, body, (train_state, empty))
+    return train_state, costs, evaluations
 
 
-def check(
+def as_pytree(evaluate: Evaluation | None) -> Partial:
+    """Return a function of the train state as a pytree, which compiled programs accept."""
+    return evaluate if isinstance(evaluate, Partial) else Partial(evaluate or _no_evaluation)
+
+
+def _no_evaluation(train_state: TrainState) -> None:
+    return None
+
+
+def check_run(
     function: str,
     x: ArrayLike,
     targets: ArrayLike,
@@ -209,7 +242,7 @@ def check(
     start: int = 0,
     samples: int | None = None,
 ) -> int:
-    """Refuse data that do not go together, and numbers that no run can have; hand out N."""
+    """Raise for data of different lengths and for numbers out of range; return N."""
     rows = np.shape(x)[0]
     if np.shape(targets)[0] != rows:
         raise ValueError(
@@ -223,15 +256,11 @@ def check(
         )
     if not 0 <= start <= epochs or epochs < 1:
         raise ValueError(
-            f"{function}: `epochs` is the last epoch, counted from 1, those done before included: "
-            f"at least 1 and at least `start`, {start}; got {epochs}."
+            f"{function}: `epochs`, the number of the last epoch (those of earlier runs included), "
+            f"must be at least 1 and at least `start`, {start}; got {epochs}."
         )
     if epochs_per_call < 1:
         raise ValueError(
             f"{function}: `epochs_per_call` must be at least 1; got {epochs_per_call}."
         )
     return n
-
-
-def _nothing(train_state: TrainState) -> None:
-    return None

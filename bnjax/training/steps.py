@@ -1,9 +1,10 @@
 """One training step.
 
-(BL.2)  C = Σ_s w_s C_s / Σ_s w_s, over the samples of all devices
-(BL.6)  θ ← θ − η ∂C/∂θ over mini-batches; other optimizers of optax take the gradient as well
-(P.1)   μ_BN = mean over mini-batches of μ_B: over devices that normalize by themselves, too
-(P.2)   σ²_BN = mean over mini-batches of n/(n − 1) σ_B²: likewise
+(BL.6)  W ← W − η ∂C/∂W,  b ← b − η ∂C/∂b
+
+This is `optax.sgd(η)`; the other optimizers of optax use the same gradient. Over several devices
+the cost is the weighted mean over the samples of all of them, Σ_s w_s C_s / Σ_s w_s (BL.2), and
+devices that normalize separately average their statistics for inference (P.1, P.2).
 
 Source: S0/S1 §1 (the workflow of SGD), S3 (its three regimes).
 """
@@ -17,7 +18,7 @@ import optax
 from jax import Array, lax
 
 from bnjax import backprop, collectives, network
-from bnjax._checks import unknown_name
+from bnjax._checks import several_samples, unknown_name
 from bnjax.collectives import Names
 from bnjax.network import Dense, Network, NormDense, Params, State
 from bnjax.population import PopulationState
@@ -27,13 +28,13 @@ GRADIENTS = (*_RULE_OF, "hand")
 
 
 class TrainState(NamedTuple):
-    """All that changes while a network is trained.
+    """Everything that changes while a network is trained.
 
     Attributes:
         params: The parameters.
         state: Statistics for inference, one `PopulationState` per normalization.
-        opt_state: The optimizer's.
-        step: Updates made so far, an int32 scalar.
+        opt_state: The state of the optimizer.
+        step: The number of updates so far, an int32 scalar.
     """
 
     params: Params
@@ -45,21 +46,30 @@ class TrainState(NamedTuple):
 Step = Callable[..., tuple[TrainState, Array]]
 
 
-class _Way(NamedTuple):
-    """How a step differentiates: all static."""
+class StepConfig(NamedTuple):
+    """The static configuration of a training step.
 
+    Attributes:
+        function: The public function that builds the step, which error messages name.
+        net: As in `make_step`.
+        gradient: As in `make_step`.
+        axis_name: As in `make_step`.
+        sync_statistics: As in `make_step`.
+    """
+
+    function: str
     net: Network
     gradient: str
-    axis_name: Names
-    sync_statistics: bool
+    axis_name: Names = None
+    sync_statistics: bool = True
 
 
 def init(net: Network, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-    """Draw parameters and set up statistics and optimizer.
+    """Draw parameters, and initialize the statistics and the optimizer.
 
     Args:
         net: The network.
-        optimizer: Any of optax's.
+        optimizer: Any optimizer of optax.
         key: A `jax.random.key`.
 
     Returns:
@@ -75,17 +85,17 @@ def init(net: Network, optimizer: optax.GradientTransformation, key: Array) -> T
 
 
 def decay_mask(params: Params) -> tuple[Dense | NormDense, ...]:
-    """Tell optax which parameters weight decay is for: W, and neither γ, β nor b.
+    """Return the mask that restricts weight decay to W, leaving γ, β and b alone.
 
     Args:
-        params: As `init` gives them.
+        params: As returned by `init`.
 
     Returns:
-        The same structure with a bool for each parameter: what the `mask` of optax's
-        transformations takes, as does this function itself.
+        The same structure with a bool for each parameter. The `mask` of optax's transformations
+        accepts it, and this function itself.
 
     Example:
-        Schedule, momentum, weight decay and clipping, one after the other:
+        Clipping, weight decay, momentum and a schedule, combined:
 
         >>> schedule = optax.cosine_decay_schedule(0.5, decay_steps=1000)
         >>> optimizer = optax.chain(
@@ -110,24 +120,25 @@ def make_step(
     axis_name: Names = None,
     sync_statistics: bool = True,
 ) -> Step:
-    """Make the function that trains on one batch: a pure one, to jit, vmap and scan.
+    """Return the function that trains on one batch: pure, to be jitted, vmapped and scanned.
 
     Args:
         net: The network.
-        optimizer: Any of optax's; `optax.sgd(η)` is BL.6. η may be traced, so that the step can
-            be mapped over learning rates.
+        optimizer: Any optimizer of optax; `optax.sgd(η)` is BL.6. η may be traced, so that the
+            step can be mapped over learning rates.
         gradient: "rule": `jax.grad` through the hand-derived rule of `batch_norm`. "hand":
-            `backprop`, by hand throughout. "autodiff": `jax.grad` of the plain reference.
+            `backprop`, without automatic differentiation. "autodiff": `jax.grad` of the plain
+            reference.
         axis_name: Mesh or vmapped axes over which each batch is spread: cost, gradient and
-            statistics are those of the whole, and the same on all devices.
-        sync_statistics: Over `axis_name`, whether the whole batch is normalized as one, or each
-            device's samples by themselves; statistics for inference are then the mean over the
-            devices that had at least two (P.1, P.2), as one batch.
+            statistics are those of the whole batch, the same on all devices.
+        sync_statistics: Over `axis_name`, whether the batch is normalized as a whole, or on each
+            device by itself. The statistics for inference are then updated once per batch, with
+            the mean over the devices that have at least two samples (P.1, P.2).
 
     Returns:
-        step(train_state, x, targets, where=None) -> (train_state, cost): x (B, n_in), targets
-        (B, n_out), where None or (B,), one weight per sample; the cost is the one before the
-        update. Over `axis_name`, B are this device's samples.
+        step(train_state, x, targets, where=None) -> (train_state, cost), with x (B, n_in),
+        targets (B, n_out), and where None or (B,), one weight per sample. The cost is that before
+        the update. Over `axis_name`, B counts the samples of this device.
 
     Raises:
         ValueError: The gradient's name is unknown, or it is "hand" with statistics across devices.
@@ -142,30 +153,29 @@ def make_step(
         >>> print(state.step, bool(cost < 0.1))
         200 True
     """
-    if gradient not in GRADIENTS:
-        raise ValueError(unknown_name("make_step", "gradient", gradient, GRADIENTS))
+    config = StepConfig("training.make_step", net, gradient, axis_name, sync_statistics)
+    return build_step(config, optimizer)
+
+
+def build_step(config: StepConfig, optimizer: optax.GradientTransformation) -> Step:
+    """Return the step that `make_step` documents."""
+    _check_config(config)
+    differentiate = _differentiate_by_hand if config.gradient == "hand" else _differentiate_by_jax
+    axis_name = config.axis_name
     across = axis_name is not None
-    if gradient == "hand" and across and sync_statistics and any(net.normalized):
-        raise ValueError(
-            "make_step: `gradient` must be 'rule' or 'autodiff' for statistics across devices; got "
-            "'hand', which knows one device only. Use sync_statistics=False to normalize on each."
-        )
-    way = _Way(net, gradient, axis_name, sync_statistics)
-    differentiate = _by_hand if gradient == "hand" else _by_jax
 
     def step(
         train_state: TrainState, x: Array, targets: Array, where: Array | None = None
     ) -> tuple[TrainState, Array]:
         params, state, opt_state, count = train_state
-        # each device's own: what is equal on all would have its gradients summed by JAX under
-        # shard_map with types checked, and nowhere else
-        own = _own(params, axis_name) if across else params
-        (cost, after), grads = differentiate(way, own, state, x, targets, where)
+        _check_arguments(config, params, state, x, targets, where)
+        local = collectives.as_device_local(params, axis_name) if across else params
+        (cost, after), grads = differentiate(config, local, state, x, targets, where)
         if across:
             cost, grads = lax.psum((cost, grads), axis_name)
-            if not sync_statistics:
+            if not config.sync_statistics:
                 after = jax.tree.map(
-                    lambda old, new: _agree(old, new, axis_name),
+                    lambda old, new: _average_over_devices(old, new, axis_name),
                     state,
                     after,
                     is_leaf=lambda part: isinstance(part, PopulationState),
@@ -177,60 +187,97 @@ def make_step(
     return step
 
 
-def _by_jax(
-    way: _Way, params: Params, state: State, x: Array, targets: Array, where: Array | None
+def _check_config(config: StepConfig) -> None:
+    """Raise for an unknown gradient, and for one that cannot be computed across devices."""
+    function, net, gradient, axis_name, sync_statistics = config
+    if gradient not in GRADIENTS:
+        raise ValueError(unknown_name(function, "gradient", gradient, GRADIENTS))
+    across = axis_name is not None
+    if gradient == "hand" and across and sync_statistics and any(net.normalized):
+        raise ValueError(
+            f"{function}: `gradient` must be 'rule' or 'autodiff' for statistics across devices; "
+            "got 'hand', which works on a single device. Pass sync_statistics=False to normalize "
+            "on each device by itself."
+        )
+
+
+def _check_arguments(
+    config: StepConfig,
+    params: Params,
+    state: State,
+    x: Array,
+    targets: Array,
+    where: Array | None,
+) -> None:
+    """Raise where a batch does not fit the network, or leaves a single sample to normalize."""
+    function, net, _, axis_name, sync_statistics = config
+    network.check_batch_arguments(
+        function, net, params, x, state=state, targets=targets, where=where
+    )
+    on_one_device = axis_name is None or not sync_statistics
+    if any(net.normalized) and on_one_device and where is None:
+        several_samples(function, x, (1,))
+
+
+def _differentiate_by_jax(
+    config: StepConfig,
+    params: Params,
+    state: State,
+    x: Array,
+    targets: Array,
+    where: Array | None,
 ) -> tuple[tuple[Array, State], Params]:
-    net, gradient, axis_name, sync_statistics = way
+    """Return ((cost, state), gradient) by `jax.grad`: over `axis_name`, this device's part."""
 
     def objective(params: Params) -> tuple[Array, State]:
         return network.local_cost(
-            net,
+            config.net,
             params,
             state,
             x,
             targets,
             train=True,
-            rule=_RULE_OF[gradient],
+            rule=_RULE_OF[config.gradient],
             where=where,
-            axis_name=axis_name,
-            sync_statistics=sync_statistics,
+            axis_name=config.axis_name,
+            sync_statistics=config.sync_statistics,
         )
 
     return jax.value_and_grad(objective, has_aux=True)(params)
 
 
-def _by_hand(
-    way: _Way, params: Params, state: State, x: Array, targets: Array, where: Array | None
+def _differentiate_by_hand(
+    config: StepConfig,
+    params: Params,
+    state: State,
+    x: Array,
+    targets: Array,
+    where: Array | None,
 ) -> tuple[tuple[Array, State], Params]:
-    net = way.net
+    """Return the same as `_differentiate_by_jax`, by `backprop`."""
+    net = config.net
     (cost, moments), grads = backprop.value_moments_and_grad(net, params, x, targets, where=where)
     state = network.update_statistics(net, state, moments)
-    if way.axis_name is not None:
-        share = network.weight_fraction(x, where, way.axis_name)
-        cost, grads = jax.tree.map(lambda a: share * a, (cost, grads))
+    if config.axis_name is not None:
+        fraction = network.weight_fraction(x, where, config.axis_name)
+        cost, grads = jax.tree.map(lambda a: fraction * a, (cost, grads))
     return (cost, state), grads
 
 
-def _own(params: Params, axis_name: Names) -> Params:
-    names = (axis_name,) if isinstance(axis_name, str) else axis_name or ()
-    mesh = jax.sharding.get_abstract_mesh().manual_axes
-    axes = frozenset(name for name in names if name in mesh)
-    checked = bool(mesh) and bool(collectives.varying(lax.axis_index(mesh)))
-    return jax.tree.map(lambda p: collectives.to_varying(p, axes), params) if checked else params
-
-
-def _agree(before: PopulationState, after: PopulationState, axis_name: Names) -> PopulationState:
-    """Average what each device made of the same state, over those that took something in."""
-    took = after.batches - before.batches
+def _average_over_devices(
+    before: PopulationState, after: PopulationState, axis_name: Names
+) -> PopulationState:
+    """Average one state's updates over the devices that made one, as one batch (P.1, P.2)."""
+    updated = after.batches - before.batches
     skipped = after.skipped - before.skipped
-    kept = after.mean, after.var, after.remainder
-    means = [jnp.where(took > 0, m, 0) for m in kept]
-    took, skipped, (mean, var, remainder) = lax.psum((took, skipped, means), axis_name)
-    devices = jnp.maximum(took, 1).astype(mean.dtype)
+    statistics = after.mean, after.var, after.remainder
+    sums = [jnp.where(updated > 0, a, 0) for a in statistics]
+    updated, skipped, (mean, var, remainder) = lax.psum((updated, skipped, sums), axis_name)
+    devices = jnp.maximum(updated, 1).astype(mean.dtype)
     return PopulationState(
-        jnp.where(took > 0, mean / devices, before.mean),  # P.1
-        jnp.where(took > 0, var / devices, before.var),  # P.2
-        before.batches + (took > 0),
+        jnp.where(updated > 0, mean / devices, before.mean),  # P.1
+        jnp.where(updated > 0, var / devices, before.var),  # P.2
+        before.batches + (updated > 0),
         before.skipped + (skipped > 0),
-        jnp.where(took > 0, remainder / devices, before.remainder),
+        jnp.where(updated > 0, remainder / devices, before.remainder),
     )

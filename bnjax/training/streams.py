@@ -1,6 +1,6 @@
-"""Training on data that do not fit on the device: batches come one by one, and ahead of need.
+"""Training on data that do not fit on the device: batches are loaded one by one, and in advance.
 
-(BL.6)  one step for each mini-batch
+Each mini-batch is one step (BL.6), the same as in `fit`.
 """
 
 from collections import deque
@@ -17,25 +17,25 @@ from jax.typing import ArrayLike
 
 from bnjax.network import Network
 from bnjax.training import devices
-from bnjax.training.runs import Evaluate, Progress, as_argument
-from bnjax.training.steps import Step, TrainState, make_step
+from bnjax.training.runs import Evaluation, Progress, as_pytree
+from bnjax.training.steps import Step, StepConfig, TrainState, build_step
 
-Batch = tuple[ArrayLike, ...]
+BatchArrays = tuple[ArrayLike, ...]
 
 
 def prefetch(
-    batches: Iterable[Batch], *, size: int = 2, sharding: Sharding | None = None
-) -> Iterator[Batch]:
-    """Send batches to the device while earlier ones are being worked on.
+    batches: Iterable[BatchArrays], *, size: int = 2, sharding: Sharding | None = None
+) -> Iterator[BatchArrays]:
+    """Copy batches to the device while earlier ones are in use.
 
-    JAX copies and computes without making Python wait: what the loop's body starts on one batch
-    goes on while the next are read and sent.
+    JAX copies and computes asynchronously: what the body of the loop starts on one batch continues
+    while the next batches are read and copied.
 
     Args:
-        batches: Whatever yields pytrees of arrays on the host, all of one kind.
-        size: How many lie on the device beyond the one in use; at least 1.
-        sharding: None for one device; or how to lay each array out over several. With several
-            processes each brings its own rows.
+        batches: An iterable of pytrees of arrays on the host, all of one structure.
+        size: The number of batches on the device beyond the one in use; at least 1.
+        sharding: None for one device, or the sharding of each array over several. With several
+            processes each provides its own rows.
 
     Returns:
         An iterator of the same batches, on the device.
@@ -49,61 +49,62 @@ def prefetch(
         [0, 1, 2]
     """
     if size < 1:
-        raise ValueError(f"prefetch: `size` must be at least 1; got {size}.")
+        raise ValueError(f"training.prefetch: `size` must be at least 1; got {size}.")
 
-    def send(a: ArrayLike) -> jax.Array:
+    def copy(a: ArrayLike) -> jax.Array:
         if sharding is None:
             return jax.device_put(a)
         return jax.make_array_from_process_local_data(sharding, np.asarray(a))
 
-    def ahead() -> Iterator[Batch]:
-        sent: deque[Batch] = deque()
+    def iterate() -> Iterator[BatchArrays]:
+        waiting: deque[BatchArrays] = deque()
         for batch in batches:
-            sent.append(jax.tree.map(send, batch))
-            if len(sent) > size:
-                yield sent.popleft()
-        yield from sent
+            waiting.append(jax.tree.map(copy, batch))
+            if len(waiting) > size:
+                yield waiting.popleft()
+        yield from waiting
 
-    return ahead()
+    return iterate()
 
 
 def fit_batches(
     net: Network,
     optimizer: optax.GradientTransformation,
     train_state: TrainState,
-    batches: Callable[[int], Iterable[Batch]],
+    batches: Callable[[int], Iterable[BatchArrays]],
     *,
     epochs: int,
     start: int = 0,
     gradient: str = "rule",
-    evaluate: Evaluate | None = None,
+    evaluate: Evaluation | None = None,
     mesh: Mesh | None = None,
     sync_statistics: bool = True,
     ahead: int = 2,
 ) -> Iterator[Progress]:
-    """Train on batches that somebody else reads, with the step that `fit` scans.
+    """Train on batches that a function provides, with the same step as `fit`.
 
     Args:
         net: The network.
         optimizer: As in `make_step`.
         train_state: As in `fit`. Donated.
-        batches: Epoch number, counted from 1 -> its batches (x, targets), on the host; a loader
-            such as grain's may be behind it. If the number alone decides what comes, a run that
-            goes on sees what it would have seen. All have the size of the first, or less: such a
-            one is filled up and masked. With several processes: this one's rows.
+        batches: A function of the epoch's number, counted from 1, that returns an iterable of its
+            batches (x, targets) on the host, for instance from a loader such as grain. If they
+            depend on the number alone, a resumed run sees the batches that it would have seen. No
+            batch may be larger than the first; smaller ones are padded and masked. With several
+            processes: the rows of this one.
         epochs: As in `fit`.
         start: As in `fit`.
         gradient: As in `make_step`.
         evaluate: As in `fit`.
         mesh: As in `fit`.
         sync_statistics: As in `make_step`.
-        ahead: How many batches wait on the device, as in `prefetch`.
+        ahead: The number of batches that wait on the device, `size` of `prefetch`.
 
     Returns:
-        An iterator of `Progress`, after every epoch.
+        An iterator of `Progress`, one per epoch.
 
     Raises:
-        ValueError: As in `fit`; or an epoch has no batch, or one that is larger than the first.
+        ValueError: As in `fit`; or an epoch has no batch, or one larger than the first.
 
     Example:
         >>> from bnjax import training
@@ -119,64 +120,78 @@ def fit_batches(
         1 3 (1, 3)
         2 6 (1, 3)
     """
-    names = None if mesh is None else tuple(mesh.axis_names)
-    step = make_step(
-        net, optimizer, gradient=gradient, axis_name=names, sync_statistics=sync_statistics
+    config = StepConfig(
+        "training.fit_batches", net, gradient, devices.mesh_axes(mesh), sync_statistics
     )
-    whole, masked = (_compiled(step, mesh, arrays) for arrays in (2, 3))
-    sharding = None if mesh is None else devices.by_row(mesh)
-    look = jax.jit(as_argument(evaluate))
+    step = build_step(config, optimizer)
+    programs = {arrays: _jit_step(step, mesh, arrays) for arrays in (2, 3)}  # without mask, with
+    evaluation = jax.jit(as_pytree(evaluate))
+    pad = _Padding(mesh)
+    sharding = None if mesh is None else devices.row_sharding(mesh)
 
-    here = 1 if mesh is None else len(mesh.local_devices)
-    # processes must agree on which program runs, and one cannot see another's batch
-    always = mesh is not None and jax.process_count() > 1
-    rows = 0
+    def load(epoch: int) -> Iterator[BatchArrays]:
+        return prefetch(map(pad, batches(epoch)), size=ahead, sharding=sharding)
 
-    def filled(batches: Iterable[Batch]) -> Iterator[Batch]:
-        nonlocal rows
-        for batch in batches:
-            rows = rows or -(-np.shape(batch[0])[0] // here) * here
-            yield _fill(batch, rows, always)
-
-    def go_on(train_state: TrainState) -> Iterator[Progress]:
+    def iterate(train_state: TrainState) -> Iterator[Progress]:
         if mesh is None:
             train_state = jax.device_put(train_state)
         else:
             train_state = devices.copy_everywhere(mesh, train_state)
         for epoch in range(start + 1, epochs + 1):
-            costs: list[jax.Array] = []
-            for batch in prefetch(filled(batches(epoch)), size=ahead, sharding=sharding):
-                train_state, cost = (whole if len(batch) == 2 else masked)(train_state, *batch)
-                costs.append(cost)
-                if len(costs) > ahead:  # or Python would queue up steps, and batches with them
-                    costs[-ahead - 1].block_until_ready()
+            train_state, costs = _train_epoch(programs, train_state, load(epoch), ahead)
             if not costs:
                 raise ValueError(
-                    f"fit_batches: `batches` must yield at least one batch; got none in epoch "
-                    f"{epoch}. An iterator is empty the second time: return a new one."
+                    "training.fit_batches: `batches` must yield at least one batch; got none in "
+                    f"epoch {epoch}. An iterator is empty the second time: return a new one."
                 )
-            found = jax.tree.map(lambda a: a[None], look(train_state))
+            found = jax.tree.map(lambda a: a[None], evaluation(train_state))
             yield Progress(epoch, train_state, jnp.stack(costs)[None], found)
 
-    return go_on(train_state)
+    return iterate(train_state)
 
 
-def _fill(batch: Batch, rows: int, always: bool) -> Batch:
-    """Fill a batch up to so many rows, with a mask; leave a whole one alone, unless always."""
-    x, targets = map(np.asarray, batch)
-    empty = rows - len(x)
-    if empty < 0:
-        raise ValueError(
-            f"fit_batches: `batches` must yield none that is larger than the first, {rows} rows; "
-            f"got {len(x)}."
-        )
-    if not empty and not always:
-        return x, targets
-    filled = (np.pad(a, ((0, empty), (0, 0))) for a in (x, targets))
-    return *filled, np.arange(rows) < len(x)
+def _train_epoch(
+    programs: dict[int, Callable[..., Any]],
+    train_state: TrainState,
+    batches: Iterator[BatchArrays],
+    ahead: int,
+) -> tuple[TrainState, list[jax.Array]]:
+    """Train on each batch with the program for its number of arrays; return all costs."""
+    costs: list[jax.Array] = []
+    for batch in batches:
+        train_state, cost = programs[len(batch)](train_state, *batch)
+        costs.append(cost)
+        if len(costs) > ahead:  # otherwise Python would enqueue steps, and batches, without limit
+            costs[-ahead - 1].block_until_ready()
+    return train_state, costs
 
 
-def _compiled(step: Step, mesh: Mesh | None, arrays: int) -> Callable[..., Any]:
+class _Padding:
+    """Pads batches to the number of rows of the first one, with a mask where rows are missing."""
+
+    def __init__(self, mesh: Mesh | None) -> None:
+        self.devices = 1 if mesh is None else len(mesh.local_devices)
+        # processes must run the same program, and none sees the batches of the others
+        self.always = mesh is not None and jax.process_count() > 1
+        self.rows = 0
+
+    def __call__(self, batch: BatchArrays) -> BatchArrays:
+        x, targets = map(np.asarray, batch)
+        self.rows = self.rows or -(-len(x) // self.devices) * self.devices
+        missing = self.rows - len(x)
+        if missing < 0:
+            raise ValueError(
+                "training.fit_batches: `batches` must yield no batch larger than the first, "
+                f"{self.rows} rows; got {len(x)}."
+            )
+        if not missing and not self.always:
+            return x, targets
+        padded = (np.pad(a, ((0, missing), (0, 0))) for a in (x, targets))
+        return *padded, np.arange(self.rows) < len(x)
+
+
+def _jit_step(step: Step, mesh: Mesh | None, arrays: int) -> Callable[..., Any]:
+    """Jit a step, sharded over the mesh if there is one, for batches of so many arrays."""
     if mesh is not None:
         rows = P(mesh.axis_names)
         step = jax.shard_map(step, mesh=mesh, in_specs=(P(),) + (rows,) * arrays, out_specs=P())

@@ -1,38 +1,43 @@
 """Many networks trained at once: seeds by hyperparameters.
 
-(BL.6)  θ ← θ − η ∂C/∂θ, for each η and each seed as it would be alone
+Each network takes the steps (BL.6) that it would take if it were trained alone.
 
 Source: S3, its claim that normalization allows much higher learning rates.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 import optax
 from jax import Array
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from bnjax.network import Network
 from bnjax.training import steps
 from bnjax.training.epochs import pure_epoch
-from bnjax.training.runs import Evaluate, as_argument, check, pure_run
-from bnjax.training.steps import TrainState
+from bnjax.training.runs import Evaluation, as_pytree, check_run, pure_run
+from bnjax.training.steps import StepConfig, TrainState
 
-_ROOM = 0.8  # of the device's free memory: the allocator's own waste, and other programs
+_USABLE_MEMORY = 0.8  # of what is free: the rest for fragmentation and other programs
+
+TrainingData = tuple[Array, Array, Partial]  # x, targets, evaluate
+ReportEpochs = Callable[[int, int], None]
 
 
 class Sweep(NamedTuple):
-    """What a grid of networks did, H hyperparameters by S seeds; on the host.
+    """The results of a grid of networks, H hyperparameters by S seeds, on the host.
 
     Attributes:
-        costs: One per batch, (H, S, epochs, steps).
-        evaluations: What `evaluate` found after each epoch, (H, S, epochs, ...); None without.
-        diverged: The first epoch with a cost that is not finite, counted from 1; 0 for a network
-            that did not diverge; (H, S) int.
-        train_state: After the last epoch, H and S the leading axes of every leaf.
-        at_once: How many networks were trained side by side; 1: one after the other.
+        costs: The cost of each batch, (H, S, epochs, steps).
+        evaluations: What `evaluate` returned after each epoch, (H, S, epochs, ...); None without
+            it.
+        diverged: The first epoch with a cost that is not finite, counted from 1, or 0; (H, S) int.
+        train_state: After the last epoch; the leading axes of every leaf are H and S.
+        at_once: The number of networks that were trained side by side; 1: one after the other.
     """
 
     costs: np.ndarray
@@ -53,35 +58,35 @@ def sweep(
     epochs: int,
     batch_size: int,
     gradient: str = "rule",
-    evaluate: Evaluate | None = None,
+    evaluate: Evaluation | None = None,
     at_once: int | None = None,
     epochs_per_call: int = 1,
-    report: Callable[[int, int], None] | None = None,
+    report: ReportEpochs | None = None,
 ) -> Sweep:
-    """Train one network for each hyperparameter and each seed, each as it would be alone.
+    """Train one network for each hyperparameter and each seed, each as if it were alone.
 
-    The network of key k starts as `init(net, optimizer, k)`, and its batches are dealt as by
+    The network of key k starts from `init(net, optimizer, k)`, and its batches are those of
     `fit(..., key=jax.random.fold_in(k, 1))`: networks of one seed share start and batches.
 
     Args:
-        net: The network. Its sizes, ε and d shape the program, or are constants in it: for a
-            sweep over these, sweep each `dataclasses.replace(net, eps=...)`.
-        make_optimizer: One row of `hyperparameters` -> an optimizer of optax; `optax.sgd` if they
-            are learning rates. It gets traced numbers.
-        hyperparameters: An array with H rows, or a pytree of such.
+        net: The network. Sizes, ε and d are part of the program: to sweep over these, call `sweep`
+            with each `dataclasses.replace(net, eps=...)`.
+        make_optimizer: A function of one row of `hyperparameters` that returns an optimizer of
+            optax; `optax.sgd` if they are learning rates. Its argument is traced.
+        hyperparameters: An array with H rows, or a pytree of such arrays.
         keys: `jax.random.key`s, (S,).
         x: As in `fit`.
         targets: As in `fit`.
-        epochs: How many.
+        epochs: The number of epochs.
         batch_size: As in `fit`.
         gradient: As in `make_step`.
         evaluate: As in `fit`.
-        at_once: How many networks are trained side by side, by one `vmap`; it bounds the memory.
-            None: on a CPU 1, one after the other, as its products of small matrices gain nothing
-            from being batched; elsewhere as many as fit into the device's free memory, as the
-            compiler counts it.
-        epochs_per_call: How many epochs go by between two reports.
-        report: None, or called with (done, all): epochs of single networks.
+        at_once: The number of networks trained side by side, by one `vmap`, which limits the
+            memory. None: 1 on a CPU, where batching products of small matrices gains nothing;
+            elsewhere as many as fit into the free memory of the device, by the compiler's count.
+        epochs_per_call: The number of epochs between two reports.
+        report: None, or called with (done, all): how many epochs of single networks are done, and
+            how many there are.
 
     Returns:
         A `Sweep`.
@@ -98,72 +103,160 @@ def sweep(
         >>> print(found.costs.shape, found.diverged.max(), found.train_state.params[0].W.shape)
         (2, 3, 5, 2) 0 (2, 3, 2, 4)
     """
-    check(
-        "sweep", x, targets, batch_size=batch_size, epochs=epochs, epochs_per_call=epochs_per_call
+    samples = check_run(
+        "training.sweep",
+        x,
+        targets,
+        batch_size=batch_size,
+        epochs=epochs,
+        epochs_per_call=epochs_per_call,
     )
-    rows, seeds = len(jax.tree.leaves(hyperparameters)[0]), len(keys)
-    networks = rows * seeds
-    if not networks or (at_once is not None and at_once < 1):
-        raise ValueError(
-            "sweep: `hyperparameters`, `keys` and `at_once` must be at least one each; got "
-            f"{rows}, {seeds} and {at_once}."
-        )
-    x, targets = jax.device_put((x, targets))
-    rest = x, targets, np.int32(0), np.int32(1), as_argument(evaluate)
+    grid = _Grid(hyperparameters, keys)
+    grid.check(at_once)
+    begin, train = _network_functions(
+        StepConfig("training.sweep", net, gradient),
+        make_optimizer,
+        samples,
+        batch_size,
+        epochs_per_call,
+    )
+    arrays = cast("tuple[Array, Array]", jax.device_put((x, targets)))
+    data = *arrays, as_pytree(evaluate)
+    programs = _choose_size(partial(_compile_programs, begin, train, grid, data), grid, at_once)
+    parts = []
+    for first in range(0, grid.networks, programs.size):
+        arguments = programs, grid, first, data, epochs, epochs_per_call, report
+        parts.append(_train_part(*arguments))
+    train_state, costs, evaluations = jax.tree.map(
+        lambda *a: np.concatenate(a).reshape(grid.rows, grid.seeds, *a[0].shape[1:]), *parts
+    )
+    return Sweep(costs, evaluations, _first_divergence(costs), train_state, programs.size)
+
+
+class _Grid(NamedTuple):
+    """H hyperparameters by S seeds: the networks, numbered row by row."""
+
+    hyperparameters: Any
+    keys: Array
+
+    @property
+    def rows(self) -> int:
+        return len(jax.tree.leaves(self.hyperparameters)[0])
+
+    @property
+    def seeds(self) -> int:
+        return len(self.keys)
+
+    @property
+    def networks(self) -> int:
+        return self.rows * self.seeds
+
+    def check(self, at_once: int | None) -> None:
+        """Raise for an empty grid, and for less than one network at once."""
+        if not self.networks or (at_once is not None and at_once < 1):
+            raise ValueError(
+                "training.sweep: `hyperparameters`, `keys` and `at_once` must be at least one "
+                f"each; got {self.rows}, {self.seeds} and {at_once}."
+            )
+
+    def members(self, numbers: np.ndarray) -> tuple[Any, Array]:
+        """Return the hyperparameters and the keys of the networks with these numbers."""
+        row, seed = np.divmod(numbers, self.seeds)
+        return jax.tree.map(lambda a: np.asarray(a)[row], self.hyperparameters), self.keys[seed]
+
+
+class _Programs(NamedTuple):
+    """Compiled programs for `size` networks side by side: their initialization, their training."""
+
+    size: int
+    begin: Callable[..., TrainState]
+    train: jax.stages.Compiled
+
+
+def _network_functions(
+    config: StepConfig,
+    make_optimizer: Callable[[Any], optax.GradientTransformation],
+    samples: int,
+    batch_size: int,
+    epochs_per_call: int,
+) -> tuple[Callable, Callable]:
+    """Return the functions that initialize and train a single network."""
 
     def begin(hyperparameter: Any, key: Array) -> TrainState:
-        return steps.init(net, make_optimizer(hyperparameter), key)
+        return steps.init(config.net, make_optimizer(hyperparameter), key)
 
-    def more(train_state, hyperparameter, key, x, targets, done, count, evaluate):
-        optimizer = make_optimizer(hyperparameter)
-        epoch = pure_epoch(net, optimizer, gradient=gradient, mesh=None, sync_statistics=True)
-        run = pure_run(epoch, len(x), batch_size, epochs_per_call)
+    def train(train_state, hyperparameter, key, x, targets, done, count, evaluate):
+        epoch = pure_epoch(config, make_optimizer(hyperparameter), None)
+        run = pure_run(epoch, samples, batch_size, epochs_per_call)
         order_key = jax.random.fold_in(key, 1)
         return run(train_state, x, targets, order_key, done, count, evaluate)
 
-    def members(numbers: np.ndarray) -> tuple[Any, Array]:
-        """Take the hyperparameters and keys of some networks, counted row by row."""
-        row, seed = np.divmod(numbers, seeds)
-        return jax.tree.map(lambda a: np.asarray(a)[row], hyperparameters), keys[seed]
+    return begin, train
 
-    def compiled(size: int) -> tuple[Callable[..., TrainState], jax.stages.Compiled]:
-        some = members(np.arange(size))
-        start = jax.jit(_side_by_side(begin, size, 2))
-        run = jax.jit(_side_by_side(more, size, 3), donate_argnums=0)
-        return start, run.lower(jax.eval_shape(start, *some), *some, *rest).compile()
 
-    size = at_once or (1 if jax.default_backend() == "cpu" else networks)
-    size = _even(networks, size)
-    start, run = compiled(size)
-    if at_once is None and (fitting := _fitting(run, size)) < size:
-        size = _even(networks, fitting)
-        start, run = compiled(size)
+def _compile_programs(
+    begin: Callable, train: Callable, grid: _Grid, data: TrainingData, size: int
+) -> _Programs:
+    """Compile the functions of a single network for `size` networks side by side."""
+    x, targets, evaluate = data
+    members = grid.members(np.arange(size))
+    begin = jax.jit(_side_by_side(begin, size, 2))
+    train_state = jax.eval_shape(begin, *members)
+    train = jax.jit(_side_by_side(train, size, 3), donate_argnums=0)
+    arguments = train_state, *members, x, targets, np.int32(0), np.int32(1), evaluate
+    return _Programs(size, begin, train.lower(*arguments).compile())
 
-    parts = []
-    for first in range(0, networks, size):
-        present = min(size, networks - first)
-        # the last part may have places left: its last network is trained there once more
-        some = members(np.minimum(np.arange(first, first + size), networks - 1))
-        train_state, seen = start(*some), []
-        for done in range(0, epochs, epochs_per_call):
-            count = min(epochs_per_call, epochs - done)
-            numbers = np.int32(done), np.int32(count)
-            train_state, *lines = run(train_state, *some, x, targets, *numbers, rest[-1])
-            seen.append(jax.tree.map(lambda a, n=count: np.asarray(a)[:, :n], lines))
-            if report is not None:
-                report(first * epochs + present * (done + count), networks * epochs)
-        lines = jax.tree.map(lambda *a: np.concatenate(a, axis=1), *seen)
-        parts.append(jax.tree.map(lambda a, n=present: np.asarray(a)[:n], (train_state, *lines)))
-    train_state, costs, evaluations = jax.tree.map(
-        lambda *a: np.concatenate(a).reshape(rows, seeds, *a[0].shape[1:]), *parts
-    )
-    broken = ~np.isfinite(costs).all(axis=3)
-    diverged = np.where(broken.any(axis=2), broken.argmax(axis=2) + 1, 0)
-    return Sweep(costs, evaluations, diverged, train_state, size)
+
+def _choose_size(
+    compile_for: Callable[[int], _Programs], grid: _Grid, at_once: int | None
+) -> _Programs:
+    """Compile the programs for `at_once` networks, or for as many as the memory holds."""
+    size = at_once or (1 if jax.default_backend() == "cpu" else grid.networks)
+    programs = compile_for(_even_part(grid.networks, size))
+    if at_once is None:
+        fitting = _networks_that_fit(programs.train, programs.size)
+        if fitting < programs.size:
+            programs = compile_for(_even_part(grid.networks, fitting))
+    return programs
+
+
+def _train_part(
+    programs: _Programs,
+    grid: _Grid,
+    first: int,
+    data: TrainingData,
+    epochs: int,
+    epochs_per_call: int,
+    report: ReportEpochs | None,
+) -> tuple[TrainState, np.ndarray, Any]:
+    """Train the networks from number `first` on; return train states, costs and evaluations."""
+    x, targets, evaluate = data
+    present = min(programs.size, grid.networks - first)
+    # the last part may be smaller: the program's remaining places train the last network again
+    numbers = np.minimum(np.arange(first, first + programs.size), grid.networks - 1)
+    members = grid.members(numbers)
+    train_state, calls = programs.begin(*members), []
+    for done in range(0, epochs, epochs_per_call):
+        count = min(epochs_per_call, epochs - done)
+        train_state, *rows = programs.train(
+            train_state, *members, x, targets, np.int32(done), np.int32(count), evaluate
+        )
+        calls.append(jax.tree.map(lambda a, n=count: np.asarray(a)[:, :n], rows))
+        if report is not None:
+            report(first * epochs + present * (done + count), grid.networks * epochs)
+    costs, evaluations = jax.tree.map(lambda *a: np.concatenate(a, axis=1), *calls)
+    results = train_state, costs, evaluations
+    return jax.tree.map(lambda a: np.asarray(a)[:present], results)
+
+
+def _first_divergence(costs: np.ndarray) -> np.ndarray:
+    """Return the first epoch with a cost that is not finite, counted from 1, or 0; (H, S)."""
+    diverged = np.any(~np.isfinite(costs), axis=3)
+    return np.where(np.any(diverged, axis=2), np.argmax(diverged, axis=2) + 1, 0)
 
 
 def _side_by_side(f: Callable, size: int, mapped: int) -> Callable:
-    """Map f over the first axis of its first arguments: by vmap, but for a single network."""
+    """Map f over the first axis of its first `mapped` arguments: by vmap if size > 1."""
     if size > 1:
 
         def many(*args: Any) -> Any:
@@ -178,20 +271,20 @@ def _side_by_side(f: Callable, size: int, mapped: int) -> Callable:
     return alone
 
 
-def _even(networks: int, at_once: int) -> int:
-    """Share networks out among as few parts as `at_once` allows, so that no part is half empty."""
+def _even_part(networks: int, at_once: int) -> int:
+    """Return the size of equal parts, as few of them as parts of `at_once` networks allow."""
     parts = -(-networks // at_once)
     return -(-networks // parts)
 
 
-def _fitting(run: jax.stages.Compiled, networks: int) -> int:
-    """Tell how many networks fit into the free memory, when so many need what `run` needs.
+def _networks_that_fit(program: jax.stages.Compiled, size: int) -> int:
+    """Return how many networks fit into the free memory, given a program for `size` of them.
 
-    All of them where the device does not say.
+    The result is at most `size`, and equal to it where the device does not report its memory.
     """
-    memory, needs = jax.devices()[0].memory_stats(), run.memory_analysis()
+    memory, needs = jax.devices()[0].memory_stats(), program.memory_analysis()
     if memory is None or needs is None or "bytes_limit" not in memory:
-        return networks
-    free = _ROOM * (memory["bytes_limit"] - memory["bytes_in_use"])
+        return size
+    free = _USABLE_MEMORY * (memory["bytes_limit"] - memory["bytes_in_use"])
     needed = needs.temp_size_in_bytes + needs.argument_size_in_bytes
-    return max(1, min(networks, int(networks * free / needed)))
+    return max(1, min(size, int(size * free / needed)))
