@@ -61,7 +61,7 @@ def inner_products(t: Array, x: Array, split: SplitMoments, layout: Layout) -> P
     ones = layout.sum(t)
     # t apart from x: a tangent is linear, and a barrier around both would not be
     t = _xla.reread(t, Reader.INNER_PRODUCTS)
-    x, (shift, remainder, _, _) = moments.reread(x, split, Reader.INNER_PRODUCTS)
+    x, (shift, remainder, _, _) = moments.reread_batch(x, split, Reader.INNER_PRODUCTS)
     # Σ t (x − s) − ρ Σ t: one subtraction per number less than Σ t (x − μ)
     deviations = layout.sum(t * (x.astype(shift.dtype) - layout.row(shift)))
     return Projections(ones, deviations - remainder * ones)
@@ -97,7 +97,7 @@ def apply_kernel(
     """
     n = _xla.opaque(jnp.where(split.count > 0, split.count, 1))
     t = _xla.reread(t, Reader.KERNEL)
-    x, split = moments.reread(x, split, Reader.KERNEL)
+    x, split = moments.reread_batch(x, split, Reader.KERNEL)
     deviation = moments.subtract_mean(x, split, layout)
     along = layout.row(c.ones / n) + layout.row(c.deviations / n) * deviation
     return layout.row(scale) * t + (along if weights is None else weights * along)

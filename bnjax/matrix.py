@@ -65,7 +65,9 @@ def like_batch(function: str, name: str, t: ArrayLike, residuals: Residuals) -> 
     return t.astype(residuals.inv_std.dtype)
 
 
-def pull_back(residuals: Residuals, y_bar: Array) -> tuple[Array, Array | None, Array | None]:
+def pull_back_matrix(
+    residuals: Residuals, y_bar: Array
+) -> tuple[Array, Array | None, Array | None]:
     """Pull ȳ back to (x̄, γ̄, β̄) by the rule (D.5, D.17)."""
     none = jnp.zeros_like(residuals.inv_std)
     # ε is in r already
@@ -93,8 +95,8 @@ def scale_row(residuals: Residuals) -> Array:
     return kernel.scale(residuals.gamma, residuals.inv_std)[None]
 
 
-def intermediates(residuals: Residuals) -> Intermediates:
-    """Return x̂, r and the moments."""
+def unpack(residuals: Residuals) -> Intermediates:
+    """Return x̂, r and the moments that the residuals stand for."""
     shift, remainder, var, count = residuals.split
     x_hat = deviation(residuals) * residuals.inv_std[None]
     return Intermediates(x_hat, residuals.inv_std, Moments(shift + remainder, var, count))

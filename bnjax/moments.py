@@ -74,7 +74,7 @@ def split_moments(x: Array, layout: Layout, weights: Array | None = None) -> Spl
         zero = jnp.zeros(layout.channels, dtype)
         return SplitMoments(zero, zero, zero, zero)
     if weights is not None:
-        return _weighted(x, layout, weights)
+        return _weighted_moments(x, layout, weights)
     shift, remainder, var = _xla.by_platform(
         x,
         cpu=partial(_around_a_sample, layout=layout),
@@ -88,7 +88,7 @@ def subtract_mean(x: Array, split: SplitMoments, layout: Layout) -> Array:
     return _subtract(x, split.shift, layout) - layout.row(split.remainder)
 
 
-def reread(x: Array, split: SplitMoments, reader: Reader) -> tuple[Array, SplitMoments]:
+def reread_batch(x: Array, split: SplitMoments, reader: Reader) -> tuple[Array, SplitMoments]:
     """Return x and its moments so that this reader forms x − shift anew (`_xla.reread`)."""
     x, shift = _xla.reread((x, split.shift), reader)
     return x, split._replace(shift=shift)
@@ -140,7 +140,7 @@ def _around_the_mean(x: Array, layout: Layout) -> tuple[Array, Array, Array]:
     return shift, *_sums_around(x, shift, layout)
 
 
-def _weighted(x: Array, layout: Layout, weights: Array) -> SplitMoments:
+def _weighted_moments(x: Array, layout: Layout, weights: Array) -> SplitMoments:
     n = layout.sum_weights(weights)
     safe = jnp.where(n > 0, n, 1)
     # around one of the samples that count, for the same reason

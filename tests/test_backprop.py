@@ -146,7 +146,7 @@ def test_backprop_uses_nothing_of_autodiff(monkeypatch):
 
 
 def wrong_gamma(monkeypatch):
-    layers, right = [], (matrix.normalize_matrix, matrix.pull_back)
+    layers, right = [], (matrix.normalize_matrix, matrix.pull_back_matrix)
 
     def normalize_matrix(*args, **kwargs):
         y, residuals = right[0](*args, **kwargs)
@@ -161,24 +161,24 @@ def wrong_gamma(monkeypatch):
         )
 
     monkeypatch.setattr(matrix, "normalize_matrix", normalize_matrix)
-    monkeypatch.setattr(matrix, "pull_back", pull_back)
+    monkeypatch.setattr(matrix, "pull_back_matrix", pull_back)
 
 
 def wrong_error(monkeypatch, change):
-    right = matrix.pull_back
+    right = matrix.pull_back_matrix
 
     def pull_back(residuals, y_bar):
         x_bar, *small = right(residuals, y_bar)
         return change(residuals, y_bar, x_bar), *small
 
-    monkeypatch.setattr(matrix, "pull_back", pull_back)
+    monkeypatch.setattr(matrix, "pull_back_matrix", pull_back)
 
 
 def unbiased(monkeypatch):
-    right = matrix.pull_back
+    right = matrix.pull_back_matrix
     monkeypatch.setattr(
         matrix,
-        "pull_back",
+        "pull_back_matrix",
         lambda residuals, y_bar: right(
             residuals._replace(inv_std=residuals.inv_std * ((B - 1) / B) ** 0.5), y_bar
         ),

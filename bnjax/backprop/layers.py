@@ -149,7 +149,7 @@ def value_moments_and_grad(
     """
     function = "backprop.value_moments_and_grad"
     cost, forward, backward = _both_passes(function, net, params, x, targets, where, statistics)
-    found = (matrix.intermediates(layer.found) for layer in forward if layer.found is not None)
+    found = (matrix.unpack(layer.found) for layer in forward if layer.found is not None)
     moments = tuple(one.moments for one in found)
     return (cost, moments), tuple(layer.params_bar for layer in backward)
 
@@ -196,7 +196,7 @@ def intermediates(
         if residuals is None:
             layers.append(Layer(u, None, None, y, delta, None, None, None))
         else:
-            x_hat, inv_std, moments = matrix.intermediates(residuals)
+            x_hat, inv_std, moments = matrix.unpack(residuals)
             layers.append(Layer(u, residuals.x, x_hat, y, delta, x_bar, moments, inv_std))
     return tuple(layers)
 
@@ -236,7 +236,7 @@ def _backward_pass(
 ) -> list[_Pulled]:
     """Pull Δᴸ back from the last layer to the first; return them first to last."""
     g_prime = activations.get(net.activation).g_prime
-    pull_back = matrix.pull_back if statistics == "batch" else _pull_back_frozen
+    pull_back = matrix.pull_back_matrix if statistics == "batch" else _pull_back_frozen
     pulled: list[_Pulled] = []
     below = [None, *forward[:-1]]
     backward = zip(params[::-1], forward[::-1], below[::-1], strict=True)
@@ -259,7 +259,7 @@ def _pull_back_frozen(
     residuals: Residuals, y_bar: Array
 ) -> tuple[Array, Array | None, Array | None]:
     """Pull back with μ and σ² held constant: γ r Δ stands for K(Δ) (D.13)."""
-    x_hat, inv_std, _ = matrix.intermediates(residuals)
+    x_hat, inv_std, _ = matrix.unpack(residuals)
     t = y_bar.astype(inv_std.dtype)
     valid = t if residuals.weights is None else jnp.where(residuals.weights > 0, t, 0)  # D.17
     x_bar = matrix.scale_row(residuals) * valid  # D.13

@@ -62,7 +62,7 @@ def staged_chain(
     """
     residuals = matrix.normalize_batch("backprop.staged_chain", x, gamma, eps)
     y_bar = matrix.like_batch("backprop.staged_chain", "y_bar", y_bar, residuals)
-    inv_std = matrix.intermediates(residuals).inv_std[None]
+    inv_std = matrix.unpack(residuals).inv_std[None]
     deviation = matrix.deviation(residuals)
     batch = deviation.shape[0]
     x_hat_bar = y_bar if residuals.gamma is None else residuals.gamma[None] * y_bar

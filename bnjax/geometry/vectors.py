@@ -44,7 +44,7 @@ def standardize(a: Array, weights: Array | None = None) -> Standardized:
     _, residuals = matrix.normalize_matrix(
         "geometry", a * factor[None], None, None, weights, eps=0.0
     )
-    hat, _, (mean, var, _) = matrix.intermediates(residuals)
+    hat, _, (mean, var, _) = matrix.unpack(residuals)
     return Standardized(mean / factor, jnp.sqrt(var) / factor, hat)
 
 

@@ -67,7 +67,7 @@ def gamma_jacobian(x: ArrayLike, *, eps: float = 1e-5, max_elements: int = MAX_E
     residuals = matrix.normalize_batch("jacobian.gamma_jacobian", x, None, eps)
     shape = (*residuals.x.shape, residuals.x.shape[1])
     check_size("gamma_jacobian", shape, max_elements, "its product is x̂ * t")
-    return _diagonals(matrix.intermediates(residuals).x_hat)  # D.15
+    return _diagonals(matrix.unpack(residuals).x_hat)  # D.15
 
 
 def beta_jacobian(batch: int, n: int, *, max_elements: int = MAX_ELEMENTS) -> Array:

@@ -86,7 +86,7 @@ def kernel_eigenvalues(x: ArrayLike, *, eps: float = 1e-5) -> Spectrum:
         [0.   0.75 1.  ]
     """
     residuals = matrix.normalize_batch("jacobian.kernel_eigenvalues", x, None, eps)
-    x_hat, _, moments = matrix.intermediates(residuals)
+    x_hat, _, moments = matrix.unpack(residuals)
     total = moments.var + eps
     # where σ² + ε = 0 there is no x̂ to remove, as for σ² = 0 < ε
     second = jnp.where(total > 0, eps / jnp.where(total > 0, total, 1), 1)
@@ -150,6 +150,6 @@ def mixing_matrix(x: ArrayLike, *, eps: float = 1e-5, max_elements: int = MAX_EL
 def _mixing(function: str, residuals: Residuals, max_elements: int) -> Array:
     batch, n = residuals.x.shape
     check_size(function, (batch, batch, n), max_elements, "`kernel_product` is K(t)")
-    x_hat = matrix.intermediates(residuals).x_hat
+    x_hat = matrix.unpack(residuals).x_hat
     identity = jnp.eye(batch, dtype=x_hat.dtype)[:, :, None]
     return identity - (1 + x_hat[:, None] * x_hat[None]) / batch  # D.10

@@ -38,7 +38,7 @@ def forward(
     view, w = masked_view(layout, x, weights)
     split = moments.combine_devices(moments.split_moments(view, layout, w), axes)
     inv_std = kernel.inverse_std(split.var, eps)  # BN.2
-    view, near = moments.reread(view, split, Reader.NORMALIZED)
+    view, near = moments.reread_batch(view, split, Reader.NORMALIZED)
     deviation = moments.subtract_mean(view, near, layout)
     y = deviation * layout.row(kernel.scale(gamma, inv_std))  # γ r is a vector: one product
     if w is not None:
