@@ -66,7 +66,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def get(activation: str | Activation) -> Activation:
-    """Look an activation up by name; an `Activation` is handed back as it is.
+    """Return the activation of a name; an `Activation` is returned as it is.
 
     Args:
         activation: One of the names in `ACTIVATIONS`, or a pair (g, g').

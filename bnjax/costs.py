@@ -70,7 +70,7 @@ COSTS: dict[str, Cost] = {
 
 
 def get(cost: str) -> Cost:
-    """Look a cost up by name.
+    """Return the cost of a name.
 
     Args:
         cost: One of the names in `COSTS`.
@@ -91,7 +91,7 @@ def get(cost: str) -> Cost:
 
 
 def mean(values: Array, where: Array | None = None) -> Array:
-    """Average over the samples: Σ_s w_s C_s / Σ_s w_s (BL.2).
+    """Return the weighted mean over the samples: Σ_s w_s C_s / Σ_s w_s (BL.2).
 
     Args:
         values: C_s, (B,).
@@ -113,7 +113,7 @@ def mean(values: Array, where: Array | None = None) -> Array:
 
 
 def output_error(cost: str, y: Array, targets: Array, where: Array | None = None) -> Array:
-    """Form Δᴸ = ∂C/∂yᴸ, the same expression for every cost with its link (BL.3).
+    """Return Δᴸ = ∂C/∂yᴸ, the same expression for every cost with its link (BL.3).
 
     Args:
         cost: One of the names in `COSTS`.

@@ -61,7 +61,7 @@ def _stdout_on_stderr() -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Tell whether this process writes and speaks."""
+    """Return whether this process writes and speaks."""
     return jax.process_index() == 0
 
 
@@ -108,17 +108,17 @@ def here(tree: Tree) -> Tree:
 
 
 def everyone(flag: bool) -> bool:
-    """Tell whether it holds in all processes."""
+    """Return whether it holds in all processes."""
     return not any(_gather(not flag))
 
 
 def anyone(flag: bool) -> bool:
-    """Tell whether it holds in any process."""
+    """Return whether it holds in any process."""
     return any(_gather(flag))
 
 
 def from_first(number: int) -> int:
-    """Tell all processes the number that the first one has."""
+    """Return the number that the first process has, in all processes."""
     return int(_gather(number)[0])
 
 

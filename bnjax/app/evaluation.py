@@ -25,7 +25,7 @@ Evaluate = Callable[[Params, State, Array, Array], tuple[Array, Array]]
 def choose(
     kind: str, net: Network, params: Params, kept: State, x: Array, *, batch_size: int
 ) -> State:
-    """Give the statistics of one kind.
+    """Return the statistics of one kind.
 
     Args:
         kind: One of `KINDS`.
@@ -139,5 +139,5 @@ def _judge(net: Network, y: Array, targets: Array, classify: bool) -> tuple[Arra
 
 
 def decide(y: Array) -> Array:
-    """Tell the class of logits, (B, n): the largest one's, or whether a single one is above 0."""
+    """Return the class of logits, (B, n): the largest one's, or whether a single one is above 0."""
     return y[:, 0] > 0 if y.shape[1] == 1 else jnp.argmax(y, axis=1)

@@ -146,7 +146,7 @@ def lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def covered(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> int:
-    """Tell the last epoch up to which each epoch has a line for each network."""
+    """Return the last epoch up to which each epoch has a line for each network."""
     found = {(line["network"], line["epoch"]) for line in metrics}
     epoch = 0
     while all((name, epoch + 1) in found for name in names):

@@ -65,12 +65,12 @@ class Session:
 
     @property
     def stopped(self) -> bool:
-        """Tell whether the run ends because a network was lost."""
+        """Return whether the run ends because a network was lost."""
         return bool(self.diverged) and self.options.on_divergence == "stop"
 
 
 def statistics(session: Session, run: Run, x: Array) -> State:
-    """Give the statistics that a network is evaluated with; x is the training set's."""
+    """Return the statistics that a network is evaluated with; x is the training set's."""
     kind, (params, kept, *_) = session.options.statistics, run.here
     return evaluation.choose(kind, run.net, params, kept, x, batch_size=session.batch_size)
 

@@ -63,7 +63,7 @@ class Verify:
             check_number("--tolerance", self.tolerance, above=0)
 
     def tags(self) -> frozenset[str]:
-        """Tell the tags that are meant, groups spelt out."""
+        """Return the tags that are meant, groups spelt out."""
         every = (one.tag for one in identities.all())
         return frozenset(tag for tag in every if {tag, tag.split(".")[0]} & set(self.only))
 

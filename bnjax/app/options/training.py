@@ -181,7 +181,7 @@ class Train(Task):
             check_number("--process-id", self.process_id, least=0, below=below)
 
     def resolved_learning_rate(self) -> float:
-        """Tell the learning rate that is meant."""
+        """Return the learning rate that is meant."""
         if self.learning_rate is not None:
             return self.learning_rate
         if (self.data, self.optimizer) == ("digits", "sgd"):

@@ -65,7 +65,7 @@ def new_figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def style_of(name: str) -> dict[str, Any]:
-    """Give a network's line its colour and name."""
+    """Return the colour and the name of a network's line."""
     return {"color": COLOURS[name], "label": LABELS[name], "linewidth": 2}
 
 

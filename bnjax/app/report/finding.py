@@ -37,18 +37,18 @@ class Finding:
 
 
 def mean_cosine(shares: np.ndarray) -> np.ndarray:
-    """Give the mean |cos| of histograms, (..., 40) -> (...); to half a bin."""
+    """Return the mean |cos| of histograms, (..., 40) -> (...); to half a bin."""
     return shares @ np.abs(_CENTERS)
 
 
 def largest_cosine(shares: np.ndarray) -> np.ndarray:
-    """Give the edge of the outermost bin that is not empty, (..., 40) -> (...)."""
+    """Return the edge of the outermost bin that is not empty, (..., 40) -> (...)."""
     edge = np.abs(_CENTERS) + 1 / geometry.COSINE_BINS
     return np.max(np.where(shares > 0, edge, 0), -1)
 
 
 def normalized(evidence: Evidence) -> np.ndarray | None:
-    """Give the normalized network's rows, if it has a normalized layer that was looked at."""
+    """Return the normalized network's rows, if it has a normalized layer that was looked at."""
     rows = evidence.history.get("bn")
     return rows if rows is not None and rows["removed"].shape[1] else None
 

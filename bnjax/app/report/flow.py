@@ -17,7 +17,7 @@ from bnjax.app.report.words import LABELS, layer, listed, number, sentence, shar
 
 
 def learned(evidence: Evidence) -> Finding | None:
-    """Tell how far each network came (BL.6)."""
+    """Return how far each network came (BL.6)."""
     if not evidence.metrics:
         return None
     parts, figures, ends = [], {}, {}
@@ -115,7 +115,7 @@ def amplitudes(evidence: Evidence) -> Finding | None:
 
 
 def averages(evidence: Evidence) -> Finding | None:
-    """Tell how much of the baseline's gradient is of averages alone (G.3)."""
+    """Return how much of the baseline's gradient is of averages alone (G.3)."""
     rows = evidence.history.get("baseline")
     if rows is None:
         return None
@@ -153,7 +153,7 @@ def averages(evidence: Evidence) -> Finding | None:
 
 
 def errors(evidence: Evidence) -> Finding | None:
-    """Tell how the error changes on its way back (BL.4, G.5)."""
+    """Return how the error changes on its way back (BL.4, G.5)."""
     if not evidence.history:
         return None
     parts, figures, extremes = [], {}, {}
@@ -188,7 +188,7 @@ def errors(evidence: Evidence) -> Finding | None:
 
 
 def inputs(evidence: Evidence) -> Finding | None:
-    """Tell where activations are flat, and what they are fed with (BL.9)."""
+    """Return where activations are flat, and what they are fed with (BL.9)."""
     parts, figures, most = [], {}, []
     for name, rows in evidence.history.items():
         if not rows["saturated"].shape[1]:
@@ -220,7 +220,7 @@ def inputs(evidence: Evidence) -> Finding | None:
 
 
 def directions(evidence: Evidence) -> Finding | None:
-    """Tell how far the neurons of a layer say the same (G.1)."""
+    """Return how far the neurons of a layer say the same (G.1)."""
     parts, figures, least = [], {}, []
     for name, rows in evidence.history.items():
         course = np.where(rows["directions"] > 0, rows["directions"], np.nan)
@@ -281,12 +281,12 @@ def _directions_of(count: float) -> str:
 
 
 def _at_last(k: int | np.intp, rows: np.ndarray, text: str) -> str:
-    """Give the text, unless the last look is the one that was spoken of."""
+    """Return the text, unless the last look is the one that was spoken of."""
     return text if k + 1 < len(rows) else ""
 
 
 def _both(evidence: Evidence) -> tuple[np.ndarray, np.ndarray] | None:
-    """Give both networks' rows at the epochs that both were looked at."""
+    """Return both networks' rows at the epochs at which both were recorded."""
     rows = evidence.history
     if not {"baseline", "bn"} <= rows.keys() or not rows["bn"]["removed"].shape[1]:
         return None

@@ -28,7 +28,7 @@ from bnjax.app.report.words import chance, layer, listed, number, sentence, shar
 
 
 def angles(evidence: Evidence) -> Finding | None:
-    """Tell how much of the error lies along x̂ (G.4, G.5)."""
+    """Return how much of the error lies along x̂ (G.4, G.5)."""
     rows = normalized(evidence)
     if rows is None or not evidence.samples:
         return None
@@ -106,13 +106,13 @@ _SYNCED = _Halt(
 
 
 def handed(evidence: Evidence) -> Finding | None:
-    """Tell how many neurons handed their learning to γ (G.6)."""
+    """Return how many neurons handed their learning to γ (G.6)."""
     rows = normalized(evidence)
     return None if rows is None else _stopping(evidence, rows, _GAMMA)
 
 
 def synced(evidence: Evidence) -> Finding | None:
-    """Tell how many weights stopped as their inputs are in step with x̂ (G.6)."""
+    """Return how many weights stopped as their inputs are in step with x̂ (G.6)."""
     rows = normalized(evidence)
     if rows is None:
         return None
@@ -169,7 +169,7 @@ def _stopping(evidence: Evidence, rows: np.ndarray, halt: _Halt) -> Finding:
 
 
 def removed(evidence: Evidence) -> Finding | None:
-    """Tell what normalization takes off the gradient with constant statistics (D.13)."""
+    """Return what normalization takes off the gradient with constant statistics (D.13)."""
     rows = normalized(evidence)
     if rows is None:
         return None
@@ -212,7 +212,7 @@ def removed(evidence: Evidence) -> Finding | None:
 
 
 def rate(evidence: Evidence) -> Finding | None:
-    """Tell how the weights grew, and the learning rate fell (BN.5)."""
+    """Return how the weights grew, and the learning rate fell (BN.5)."""
     rows = normalized(evidence)
     if rows is None:
         return None
@@ -259,7 +259,7 @@ def rate(evidence: Evidence) -> Finding | None:
 
 
 def epsilon(evidence: Evidence) -> Finding | None:
-    """Tell how far ε matters: 1 − ρ² (G.2)."""
+    """Return how far ε matters: 1 − ρ² (G.2)."""
     rows = normalized(evidence)
     if rows is None:
         return None

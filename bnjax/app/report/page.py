@@ -158,7 +158,7 @@ def describe(evidence: Evidence) -> str:
 
 
 def per_layer(rows: np.ndarray) -> list[dict[str, float | None]]:
-    """Give the last look's figures, one dict for each layer."""
+    """Return the last look's figures, one dict for each layer."""
     row, count = rows[-1], rows["W"].shape[1]
     cosines = {f"mean_cos{k}": mean_cosine(row[f"cos{k}"]) for k in (1, 2, 3)}
     columns: dict[str, np.ndarray] = {

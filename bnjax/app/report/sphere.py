@@ -70,7 +70,7 @@ def draw(weight: Weight) -> Panel:
 
 
 def place(weight: Weight) -> dict[str, np.ndarray]:
-    """Give the directions coordinates: x̂ points up, whatever has none is left out."""
+    """Return coordinates of the directions: x̂ points up; what has no direction is left out."""
     cos1, cos2, cos3 = weight.cosines
     delta_varies, u_varies, x_varies = weight.defined
     if not x_varies:
@@ -115,7 +115,7 @@ def _globe(axes: Axes) -> None:
 
 
 def _arc(one: np.ndarray, other: np.ndarray, count: int = 60) -> np.ndarray:
-    """Give points on the shortest way between two, (count, 3)."""
+    """Return points on the shortest path between two, (count, 3)."""
     beside = other - (one @ other) * one
     length = float(np.linalg.norm(beside))
     if length < 1e-9:  # one point or opposite ones, which no way is the shortest between
@@ -126,7 +126,7 @@ def _arc(one: np.ndarray, other: np.ndarray, count: int = 60) -> np.ndarray:
 
 
 def _labels(points: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Give the names places: x̂'s above, the others' to the left and to the right."""
+    """Return places for the names: x̂'s above, the others' to the left and to the right."""
     places = {"x̂": points["x̂"][:2] + (0, 0.14)} if "x̂" in points else {}
     others = sorted(points.keys() - {"x̂"}, key=lambda name: (points[name][0], name))
     for name, away in zip(others, (-0.13, 0.13)[-len(others) :], strict=True):

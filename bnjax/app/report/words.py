@@ -55,11 +55,11 @@ def listed(items: list[str]) -> str:
 
 
 def degrees(cosine: float) -> float:
-    """Give the angle to a cosine, in degrees."""
+    """Return the angle to a cosine, in degrees."""
     return math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
 
 
 def chance(samples: int) -> float:
-    """Give the mean |cos| between random vectors of as many samples, their mean taken off."""
+    """Return the mean |cos| between random vectors of as many samples, their mean taken off."""
     d = max(1, samples - 1)
     return math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
