@@ -336,7 +336,7 @@ def test_plain_jit_of_a_sharded_batch_is_right_and_communicates_little(rule):
 
 @pytest.mark.parametrize("where", [None, WEIGHTS], ids=["none", "weights"])
 @pytest.mark.parametrize("check", [True, False])
-def test_single_precision_is_exact_under_an_offset(check, where):
+def test_single_precision_is_exact_under_an_offset(check, where, rng):
     rows, n = P("d"), 32 * B
     w = () if where is None else (np.repeat(where, 32, 0).astype(np.float32),)
     y_bar = rng.normal(size=(n, C)).astype(np.float32)

@@ -19,26 +19,25 @@ from bnjax.app.main import run
 from bnjax.app.options import Train
 from bnjax.app.runs import RunFolder
 
-RNG = np.random.default_rng(0)
-X = RNG.integers(0, 256, (60, 2, 3))
+X = np.random.default_rng(0).integers(0, 256, (60, 2, 3))
 CLASSES = np.array(["dark", "grey", "light"])
 LABELS = np.digitize(X.mean(axis=(1, 2)), [110, 140])
 
 
-def leave(folder, sizes, *, classes, cost="softmax_cross_entropy", names=("baseline", "bn")):
+def leave(folder, sizes, rng, *, classes, cost="softmax_cross_entropy", names=("baseline", "bn")):
     """Leave the folder of a run whose parameters and statistics are random numbers."""
     options = Train(cost=cost, hidden=sizes[1:-1])
     run_folder = RunFolder.create(str(folder), overwrite=False)
     run_folder.write_config(dataclasses.asdict(options), {})
-    scaling = {"center": RNG.normal(size=sizes[0]), "spread": 100 * RNG.random(sizes[0])}
+    scaling = {"center": rng.normal(size=sizes[0]), "spread": 100 * rng.random(sizes[0])}
     for name in names:
         net = Network(sizes, cost=cost, norm=name == "bn")
         params, state = init(net, jax.random.key(0))
-        params = jax.tree.map(lambda a: a + RNG.normal(size=a.shape), params)
+        params = jax.tree.map(lambda a: a + rng.normal(size=a.shape), params)
         state = tuple(
             kept._replace(
-                mean=RNG.normal(size=kept.mean.shape),
-                var=RNG.random(kept.var.shape),
+                mean=rng.normal(size=kept.mean.shape),
+                var=rng.random(kept.var.shape),
                 batches=kept.batches + 1,
             )
             for kept in state
@@ -54,7 +53,7 @@ def leave(folder, sizes, *, classes, cost="softmax_cross_entropy", names=("basel
 def trained(tmp_path_factory):
     """Both networks on six features that are the pixels of small images."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    return leave(folder, (6, 4, 3), classes=("dark", "grey", "light"))
+    return leave(folder, (6, 4, 3), np.random.default_rng(1), classes=tuple(CLASSES))
 
 
 def probabilities(folder, name, x):
@@ -103,7 +102,7 @@ def write_csv(path, header=None, labels=True):
 
 def idx(array):
     header = struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape)
-    return gzip.compress(header + array.astype(np.uint8).tobytes())
+    return gzip.compress(header + array.astype(np.uint8).tobytes(), mtime=0)
 
 
 def files(folder):
@@ -163,10 +162,10 @@ def test_the_csv_lands_in_the_run_folder_by_default(trained, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_binary_task_has_two_columns_and_regression_one_per_target(tmp_path, capsys):
-    x = RNG.normal(size=(40, 3))
+def test_a_binary_task_has_two_columns_and_regression_one_per_target(tmp_path, capsys, rng):
+    x = rng.normal(size=(40, 3))
     np.savez(tmp_path / "two.npz", x=x, y=np.where(x[:, 0] > 0, "yes", "no"))
-    two = leave(tmp_path / "two", (3, 1), classes=("no", "yes"), cost="sigmoid_cross_entropy")
+    two = leave(tmp_path / "two", (3, 1), rng, classes=("no", "yes"), cost="sigmoid_cross_entropy")
     assert run(["predict", str(two), str(tmp_path / "two.npz")]) == 0
     assert "accuracy" in capsys.readouterr().out
     header, rows = predicted(two / "predictions.csv")
@@ -175,9 +174,11 @@ def test_a_binary_task_has_two_columns_and_regression_one_per_target(tmp_path, c
         no, yes = float(row[3]), float(row[4])
         assert no + yes == pytest.approx(1) and row[2] == ("yes" if yes > 0.5 else "no")
 
-    y = x @ RNG.normal(size=(3, 2))
+    y = x @ rng.normal(size=(3, 2))
     np.savez(tmp_path / "real.npz", x=x, y=y)
-    real = leave(tmp_path / "real", (3, 2), classes=(), cost="squared_error", names=["baseline"])
+    real = leave(
+        tmp_path / "real", (3, 2), rng, classes=(), cost="squared_error", names=["baseline"]
+    )
     assert run(["predict", str(real), str(tmp_path / "real.npz"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     header, rows = predicted(real / "predictions.csv")

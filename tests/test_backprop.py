@@ -350,7 +350,7 @@ def test_the_intermediates_are_those_of_the_equations(kind, mask):
 
 @pytest.mark.parametrize("gamma", [None, jnp.array([0.5, -2.0, 3.0])], ids=["no γ", "γ"])
 @pytest.mark.parametrize("eps", [0.0, 1e-5, 0.5])
-def test_the_staged_chain_is_k_with_and_without_its_vanishing_term(eps, gamma):
+def test_the_staged_chain_is_k_with_and_without_its_vanishing_term(eps, gamma, rng):
     x, y_bar = X + 5, jnp.asarray(rng.normal(size=X.shape))
 
     @quick_jit

@@ -13,7 +13,6 @@ from bnjax import batch_norm, normalize
 
 RULES = ("vjp", "jvp", "autodiff")
 HAND = ("vjp", "jvp")
-rng = np.random.default_rng(0)
 
 
 def along(x, u, v, gamma, s, t):
@@ -23,7 +22,7 @@ def along(x, u, v, gamma, s, t):
 
 
 @pytest.mark.parametrize("modes", ["forward, forward", "forward, reverse", "reverse, forward"])
-def test_the_second_derivative_is_that_of_finite_differences(modes):
+def test_the_second_derivative_is_that_of_finite_differences(modes, rng):
     x, u, v = rng.normal(size=(3, 5, 2))
     gamma, h = np.array([1.5, -0.5]), 1e-3
     # O(h⁴): 16 products of the four-point first difference
@@ -46,7 +45,7 @@ def test_the_second_derivative_is_that_of_finite_differences(modes):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_unequal_counts_across_an_axis_give_the_mean_of_the_samples(rule):
+def test_unequal_counts_across_an_axis_give_the_mean_of_the_samples(rule, rng):
     x = rng.normal(size=(2, 4, 3)) + 3
     mask = np.array([[True] * 4, [True, False, False, False]])[..., None]
     run = jax.vmap(partial(batch_norm, axis_name="shards", rule=rule), axis_name="shards")
@@ -74,7 +73,7 @@ def both(rule, where, eps=1e-5):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_an_all_masked_batch_has_count_zero_and_nothing_that_is_not_finite(rule):
+def test_an_all_masked_batch_has_count_zero_and_nothing_that_is_not_finite(rule, rng):
     x, y_bar = rng.normal(size=(2, 4, 2))
     gamma, beta = rng.normal(size=(2, 2))
     grads, (y, moments) = both(rule, np.zeros((4, 1), bool))(x, gamma, beta, y_bar)
@@ -86,7 +85,7 @@ def test_an_all_masked_batch_has_count_zero_and_nothing_that_is_not_finite(rule)
 
 @pytest.mark.parametrize("hidden", [np.nan, np.inf])
 @pytest.mark.parametrize("rule", HAND)
-def test_what_is_masked_reaches_no_gradient_at_valid_places(rule, hidden):
+def test_what_is_masked_reaches_no_gradient_at_valid_places(rule, hidden, rng):
     x, y_bar = rng.normal(size=(2, 6, 3))
     gamma, beta = rng.normal(size=(2, 3))
     mask = np.array([1, 0, 1, 1, 0, 1])[:, None] > 0
@@ -107,7 +106,7 @@ def test_bfloat16_input_keeps_a_large_given_mean_exact():
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_has_moments_in_single(dtype):
+def test_half_precision_has_moments_in_single(dtype, rng):
     x = jnp.asarray(rng.normal(size=(4096, 2)) + 3, dtype)
     wide = np.asarray(x, np.float64)
     _, moments = jax.jit(batch_norm)(x)
@@ -126,7 +125,7 @@ def test_an_empty_batch_has_finite_moments_and_gradients(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_constant_channel_has_the_gradient_of_the_equations(rule):
+def test_a_constant_channel_has_the_gradient_of_the_equations(rule, rng):
     x = np.full((64, 2), 3.3, np.float32)
     x[:, 1] = rng.normal(size=64)
     y_bar = rng.normal(size=(64, 2)).astype(np.float32)

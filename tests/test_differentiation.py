@@ -127,7 +127,7 @@ def test_vjp_refuses_to_be_pushed_forward(push):
 
 
 @pytest.mark.parametrize("rule", ["vjp", "jvp"])
-def test_the_gradient_of_a_scan_is_mapped_over(rule):
+def test_the_gradient_of_a_scan_is_mapped_over(rule, rng):
     def deep(x, gamma, rule):
         def layer(x, gamma):
             y, moments = batch_norm(x, gamma, rule=rule, eps=0.1)
@@ -147,7 +147,7 @@ def test_the_gradient_of_a_scan_is_mapped_over(rule):
 @pytest.mark.parametrize(
     ("shape", "axis", "dtype"), [((33, 5), -1, "float32"), ((2, 3, 4, 5), 1, "bfloat16")]
 )
-def test_the_three_rules_give_the_same_bits_of_y(shape, axis, dtype):
+def test_the_three_rules_give_the_same_bits_of_y(shape, axis, dtype, rng):
     x = jnp.asarray(rng.normal(size=shape) * 3 + 7, dtype)
     gamma, beta = jnp.asarray(rng.normal(size=(2, shape[axis])), jnp.float32)
     run = jax.jit(batch_norm, static_argnames=("axis", "rule"))

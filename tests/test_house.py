@@ -1,7 +1,8 @@
-"""The house: who may import whom, what importing costs, and that cited tags exist."""
+"""The house: who may import whom, what importing costs, and what tests may draw from."""
 
 import ast
 import subprocess
+import symtable
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import bnjax
 
 PACKAGE = Path(bnjax.__file__).parent
+TESTS = Path(__file__).parent
 # a room may import from the rooms below it only
 FLOORS = (
     "__init__",
@@ -114,3 +116,46 @@ print(seconds, *{name.split(".")[0] for name in set(sys.modules) - before})
 
 def test_all_public_names_exist():
     assert all(hasattr(bnjax, name) for name in bnjax.__all__)
+
+
+def generators(source):
+    """The names of a module's own random generators."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            if ast.unparse(node.value.func).endswith("default_rng"):
+                yield from (target.id for target in node.targets)
+
+
+def reads(table, names):
+    """Whether a function, or one inside of it, reads one of the module's names."""
+    here = any(symbol.is_global() and symbol.get_name() in names for symbol in table.get_symbols())
+    return here or any(reads(child, names) for child in table.get_children())
+
+
+def drawing(source):
+    """The functions and classes of a module that draw from a generator of the module's."""
+    names = set(generators(source))
+    for child in symtable.symtable(source, "a test", "exec").get_children():
+        # a comprehension at module level draws once, at import
+        if child.get_name() not in ("listcomp", "setcomp", "dictcomp", "genexpr"):
+            if reads(child, names):
+                yield child.get_name()
+
+
+@pytest.mark.parametrize("file", sorted(TESTS.glob("*.py")), ids=lambda file: file.name)
+def test_no_test_draws_from_a_generator_that_others_draw_from(file):
+    # run alone it would see other numbers: the fixture `rng` is a generator for each test
+    assert not list(drawing(file.read_text()))
+
+
+def test_a_shared_generator_is_found():
+    source = """
+rng = np.random.default_rng(0)
+X = [rng.normal() for _ in range(3)]
+def test_its_own(rng): rng.normal()
+def test_shared(): rng.normal()
+def inside(): return lambda: rng.normal()
+class Held:
+    def draw(self): return [rng.normal() for _ in X]
+"""
+    assert list(drawing(source)) == ["test_shared", "inside", "Held"]

@@ -31,7 +31,7 @@ def everything(rule, where, eps, axis=-1):
 @pytest.mark.parametrize("eps", [0.0, 1e-5, 0.5])
 @pytest.mark.parametrize("kind", WEIGHTS)
 @pytest.mark.parametrize("rule", RULES)
-def test_all_gradients_match_the_equations(rule, kind, eps):
+def test_all_gradients_match_the_equations(rule, kind, eps, rng):
     x, y_bar = rng.normal(size=(2, 6, 3))
     gamma, beta, mean_bar, var_bar = rng.normal(size=(4, 3))
     where = WEIGHTS[kind]
@@ -48,7 +48,7 @@ def test_all_gradients_match_the_equations(rule, kind, eps):
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((5, 3), 0), ((2, 3, 4), 1), ((2, 3, 4), (0, -1))])
-def test_any_axis_may_hold_the_features(shape, axis):
+def test_any_axis_may_hold_the_features(shape, axis, rng):
     axes = axis if isinstance(axis, tuple) else (axis,)
     x, y_bar = rng.normal(size=(2, *shape))
     channels = [shape[a] for a in sorted(a % len(shape) for a in axes)]
@@ -59,7 +59,7 @@ def test_any_axis_may_hold_the_features(shape, axis):
         np.testing.assert_allclose(a, b.reshape(a.shape), rtol=1e-11, atol=1e-13)
 
 
-def test_the_pull_back_is_the_transposed_jacobian_of_the_reference():
+def test_the_pull_back_is_the_transposed_jacobian_of_the_reference(rng):
     x, gamma, beta = rng.normal(size=(5, 2)), rng.normal(size=2), rng.normal(size=2)
     forward = jax.jacfwd(lambda *a: batch_norm(*a, rule="autodiff")[0], (0, 1, 2))(x, gamma, beta)
     reverse = jax.jacrev(lambda *a: batch_norm(*a)[0], (0, 1, 2))(x, gamma, beta)
@@ -67,13 +67,13 @@ def test_the_pull_back_is_the_transposed_jacobian_of_the_reference():
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
 
 
-def test_the_rule_holds_to_second_order():
+def test_the_rule_holds_to_second_order(rng):
     args = rng.normal(size=(4, 2)), rng.normal(size=2), rng.normal(size=2)
     check_grads(lambda *a: jnp.sin(batch_norm(*a)[0]), args, order=2, modes=["rev"])
 
 
 @pytest.mark.parametrize("what", ["factor", "frozen statistics", "another x̂"])
-def test_a_planted_wrong_rule_is_refused(what, monkeypatch):
+def test_a_planted_wrong_rule_is_refused(what, monkeypatch, rng):
     right = kernel.project
 
     def wrong(t, x, centre, scale, removed, *more):
@@ -88,12 +88,12 @@ def test_a_planted_wrong_rule_is_refused(what, monkeypatch):
     rules._pull_back_at_once.clear_cache()  # compiled with the right one
     monkeypatch.setattr(kernel, "project", wrong)
     with pytest.raises(AssertionError):
-        test_all_gradients_match_the_equations("vjp", "none", 1e-5)
+        test_all_gradients_match_the_equations("vjp", "none", 1e-5, rng)
     rules._pull_back_at_once.clear_cache()
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_what_lies_under_a_zero_weight_influences_nothing(rule):
+def test_what_lies_under_a_zero_weight_influences_nothing(rule, rng):
     x, y_bar = rng.normal(size=(2, 6, 3))
     where = np.array([1, 0, 1, 1, 0, 1])[:, None] > 0
     hidden = np.where(where, x, [np.nan, np.inf, 1e30])
@@ -104,7 +104,7 @@ def test_what_lies_under_a_zero_weight_influences_nothing(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_wholly_masked_channel_gives_beta_and_no_gradient(rule):
+def test_a_wholly_masked_channel_gives_beta_and_no_gradient(rule, rng):
     x, y_bar = rng.normal(size=(2, 4, 2))
     where = np.array([[True, False]] * 4)
     beta = jnp.array([3.0, 7.0])
@@ -115,7 +115,7 @@ def test_a_wholly_masked_channel_gives_beta_and_no_gradient(rule):
     assert not jnp.any(grads[0][:, 1]) and grads[1][1] == 0
 
 
-def test_weights_may_vary_over_one_of_several_feature_axes():
+def test_weights_may_vary_over_one_of_several_feature_axes(rng):
     x = rng.normal(size=(2, 3, 2, 4))
     where = np.array([1.0, 0.0, 2.0, 0.5])
     y, moments = batch_norm(x, axis=(3, 1), where=where)
@@ -145,7 +145,7 @@ def test_nan_at_a_valid_place_stays_in_its_channel():
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e2, 1e4, 1e6])
-def test_single_precision_is_exact_under_an_offset(offset):
+def test_single_precision_is_exact_under_an_offset(offset, rng):
     x = (rng.normal(size=(256, 8)) + offset).astype(np.float32)
     y_bar, gamma, beta = (rng.normal(size=s).astype(np.float32) for s in ((256, 8), 8, 8))
     zero = np.zeros(8, np.float32)
@@ -158,7 +158,7 @@ def test_single_precision_is_exact_under_an_offset(offset):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_half_precision_rounds_once(dtype):
+def test_half_precision_rounds_once(dtype, rng):
     x = jnp.asarray(rng.normal(size=(64, 3)) + 5, dtype)
     gamma = jnp.ones(3, jnp.float32)
     y, moments = batch_norm(x, gamma)
@@ -179,7 +179,7 @@ def test_the_pull_back_saves_x_and_vectors_only():
 
 
 @pytest.mark.parametrize("transform", ["jit", "vmap", "scan", "remat"])
-def test_the_rule_works_under(transform):
+def test_the_rule_works_under(transform, rng):
     x, w = jnp.asarray(rng.normal(size=(3, 5, 2))), jnp.asarray(rng.random((3, 5)))
 
     def f(x, w, rule="vjp"):
@@ -197,7 +197,7 @@ def test_the_rule_works_under(transform):
     np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-13)
 
 
-def test_normalize_is_the_affine_map_of_p3():
+def test_normalize_is_the_affine_map_of_p3(rng):
     x, mean, gamma, beta = rng.normal(size=(4, 3)), *rng.normal(size=(3, 3))
     var = rng.random(3)
     r = 1 / np.sqrt(var + 1e-5)
@@ -205,7 +205,7 @@ def test_normalize_is_the_affine_map_of_p3():
     np.testing.assert_allclose(normalize(x, mean, var, gamma, beta), wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_normalize_looks_at_each_sample_alone():
+def test_normalize_looks_at_each_sample_alone(rng):
     x, mean, var = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((5, 3), 3, 3))
     together = normalize(x, mean, var**2)
     for s in range(5):
