@@ -36,7 +36,23 @@ FLOORS = (
     "audit",
     "_errors",
 )
-EXTRA = {"matplotlib", "orbax", "rich", "tyro", "sklearn"}
+# what `batch_norm`, `normalize` and `Moments` need: `import bnjax` loads it at once
+EAGER = {
+    "bnjax",
+    "bnjax._errors",
+    "bnjax.collectives",
+    "bnjax.kernel",
+    "bnjax.layout",
+    "bnjax.moments",
+    "bnjax.norm",
+    "bnjax.rules",
+}
+# what `import bnjax` never loads: what the extras cli, peers, notebooks and test bring
+HEAVY = {
+    *("matplotlib", "orbax", "rich", "sklearn", "tyro"),
+    *("equinox", "flax", "haiku", "keras", "torch"),
+    *("IPython", "ipykernel", "nbclient", "nbconvert", "hypothesis", "pytest"),
+}
 
 
 def imports(file):
@@ -93,25 +109,16 @@ def test_public_jax_only(file):
     assert "jax._src" not in file.read_text()
 
 
-def test_importing_bnjax_imports_no_extra_and_costs_little():
-    code = """
-import time, sys
-import jax, optax, chex
-before = set(sys.modules); start = time.perf_counter()
-import bnjax
-seconds = time.perf_counter() - start
-print(seconds, *{name.split(".")[0] for name in set(sys.modules) - before})
-"""
-    seconds = []
-    # what is measured is the import, not the machine's other work: the best of up to five
-    while len(seconds) < 5 and min(seconds, default=1.0) >= 0.3:
-        process = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        )
-        first, *loaded = process.stdout.split()
-        seconds.append(float(first))
-        assert not EXTRA & set(loaded)
-    assert min(seconds) < 0.3
+def test_importing_bnjax_loads_no_extra_and_few_modules():
+    code = "import sys, bnjax; print(*sys.modules)"
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+    )
+    loaded = set(process.stdout.split())
+    assert not HEAVY & loaded
+    own = {name for name in loaded if name.split(".")[0] == "bnjax"}
+    assert own >= EAGER
+    assert len(own) <= 63
 
 
 def test_all_public_names_exist():
