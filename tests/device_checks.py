@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from compiling import quick_jit
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -101,11 +102,7 @@ def through_map(over, where, rule):
 
 
 def results(total, x):
-    # compiling is what takes the time, and in float64 nothing depends on its optimizations
-    grad = jax.jit(
-        jax.grad(total, (0, 1, 2), has_aux=True),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
+    grad = quick_jit(jax.grad(total, (0, 1, 2), has_aux=True))
     grads, (y, moments) = grad(x, GAMMA, BETA)
     return y, tuple(moments), grads
 
@@ -199,8 +196,7 @@ def test_cotangents_inside_have_the_value_and_the_type_of_a_psum_by_hand(check, 
         out_specs=rows,
         check_vma=check,
     )
-    quick = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
-    found = quick(X, GAMMA, BETA, Y_BAR, WEIGHTS)
+    found = quick_jit(run)(X, GAMMA, BETA, Y_BAR, WEIGHTS)
     for rule in ("vjp", "jvp"):
         assert types[rule] == types["by hand"]
         close(found[rule], found["by hand"])

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import gzip
 import json
-import struct
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
+
+from app_data import idx
 
 from bnjax import Network, bn_apply, init
 from bnjax.app import load_run
@@ -100,17 +101,12 @@ def write_csv(path, header=None, labels=True):
     return path
 
 
-def idx(array):
-    header = struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape)
-    return gzip.compress(header + array.astype(np.uint8).tobytes(), mtime=0)
-
-
 def files(folder):
     """Each kind of file with the same 60 samples, and whether it has labels."""
     np.savez(folder / "with.npz", x=X, y=CLASSES[LABELS])
     np.savez(folder / "without.npz", x=X)
     names = [f"pixel{i}" for i in range(6)]
-    (folder / "new-images-idx3-ubyte.gz").write_bytes(idx(X))
+    (folder / "new-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(X)))
     return {
         folder / "with.npz": True,
         folder / "without.npz": False,
@@ -146,11 +142,11 @@ def test_every_kind_of_file_gives_the_same_predictions(name, trained, tmp_path, 
             assert "accuracy" not in found
 
 
-def test_labels_of_images_lie_beside_them(trained, tmp_path, capsys):
-    (tmp_path / "new-images-idx3-ubyte.gz").write_bytes(idx(X))
-    (tmp_path / "new-labels-idx1-ubyte.gz").write_bytes(idx(LABELS))
-    assert run(["predict", str(trained), str(tmp_path / "new-images-idx3-ubyte.gz")]) == 2
-    assert "sample 0 (counted from 0): expected a class of" in capsys.readouterr().err
+def test_labels_of_images_lie_beside_them(trained, tmp_path, refused):
+    (tmp_path / "new-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(X)))
+    (tmp_path / "new-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(LABELS)))
+    err = refused("predict", trained, tmp_path / "new-images-idx3-ubyte.gz")
+    assert "sample 0 (counted from 0): expected a class of" in err
 
 
 def test_the_csv_lands_in_the_run_folder_by_default(trained, tmp_path, capsys):
@@ -189,7 +185,7 @@ def test_a_binary_task_has_two_columns_and_regression_one_per_target(tmp_path, c
     assert found["cost"] == pytest.approx(cost) and found["accuracy"] is None
 
 
-def test_what_cannot_be_predicted_is_one_line(trained, tmp_path, capsys):
+def test_what_cannot_be_predicted_is_one_line(trained, tmp_path, refused):
     np.savez(tmp_path / "narrow.npz", x=X.reshape(60, 6)[:, :5])
     np.savez(tmp_path / "y.npz", y=LABELS)
     np.savez(tmp_path / "other.npz", x=X, y=np.repeat("red", 60))
@@ -213,14 +209,12 @@ def test_what_cannot_be_predicted_is_one_line(trained, tmp_path, capsys):
         ([str(trained), good, "--out", good], "exists; name another file, or add --overwrite"),
         ([str(trained), good, "--out", good + "/p.csv"], "cannot be written"),
     ):
-        assert run(["predict", *arguments]) == 2
-        printed = capsys.readouterr()
-        assert printed.out == "" and printed.err.count("\n") == 1 and message in printed.err
+        assert message in refused("predict", *arguments)
 
 
-def test_a_damaged_network_is_named(trained, tmp_path, capsys):
+def test_a_damaged_network_is_named(trained, tmp_path, refused):
     for file in ("config.json", "metrics.jsonl"):
         (tmp_path / file).write_bytes((trained / file).read_bytes())
     (tmp_path / "params_bn.npz").write_bytes((trained / "params_bn.npz").read_bytes()[:-300])
-    assert run(["predict", str(tmp_path), "digits"]) == 2
-    assert "params_bn.npz: expected the parameters of a network" in capsys.readouterr().err
+    err = refused("predict", tmp_path, "digits")
+    assert "params_bn.npz: expected the parameters of a network" in err

@@ -2,7 +2,6 @@
 
 import gzip
 import pickle
-import struct
 from functools import partial
 from pathlib import Path
 
@@ -11,33 +10,16 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from app_data import csv, idx, npz, refusal, says
+
 from bnjax.app.data import load
-from bnjax.app.errors import UserError
 from bnjax.app.readers import read
 
+pytestmark = pytest.mark.usefixtures("in_tmp_path")
 IMAGES = np.arange(6 * 3 * 2).reshape(6, 3, 2)
 LABELS = np.array([0, 1, 0, 1, 0, 1])
 gz = partial(gzip.compress, mtime=0)  # the header holds the time: without it the same bytes always
-
-
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-def csv(text: str, name: str = "data.csv") -> str:
-    Path(name).write_text(text, encoding="utf-8")
-    return name
-
-
-def npz(name: str = "data.npz", **arrays) -> str:
-    np.savez(name, **arrays)
-    return name
-
-
-def idx(array: np.ndarray) -> bytes:
-    header = struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape)
-    return header + array.astype(np.uint8).tobytes()
+message = partial(refusal, read)
 
 
 def mnist(folder: str = "mnist", **files: bytes | None) -> str:
@@ -50,19 +32,6 @@ def mnist(folder: str = "mnist", **files: bytes | None) -> str:
             n_axes = 3 if "images" in name else 1
             Path(folder, f"{name}-idx{n_axes}-ubyte").write_bytes(data)
     return folder
-
-
-def message(source: str, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        read(source, **options)
-    text = str(caught.value)
-    assert len(text.splitlines()) == 1
-    return text
-
-
-def says(text: str, *parts: str) -> None:
-    missing = [part for part in parts if part not in text]
-    assert not missing, f"{missing} not in {text!r}"
 
 
 def test_embedded_labels_are_integers_or_the_names_of_the_classes():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quick_jit
 
 from bnjax import audit, batch_norm, normalize
 
@@ -91,11 +92,7 @@ IN_REVERSE = ("grad", "vmap of grad", "hessian", "forward over reverse", "revers
 
 def compare(run, f, rule, where):
     """Hold `run` under a rule to `run` of the plain forward."""
-    # compiling is what takes the time, and in float64 nothing depends on its optimizations
-    both = jax.jit(
-        lambda: [run(f(r, where)) for r in (rule, "autodiff")],
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
+    both = quick_jit(lambda: [run(f(r, where)) for r in (rule, "autodiff")])
     close(*both())
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from compiling import quick_jit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,12 +19,7 @@ CASES = [((6, 3), (-1,)), ((3, 2, 4), (1,)), ((2, 3, 2, 4), (3, 1)), ((2, 2, 3, 
 ROUNDINGS = 16  # of the result's dtype, as a part of the terms that were summed
 
 
-# compiling is what takes the time
-@partial(
-    jax.jit,
-    static_argnames=("axis", "eps"),
-    compiler_options={"xla_backend_optimization_level": 0},
-)
+@partial(quick_jit, static_argnames=("axis", "eps"))
 def everything(x, gamma, beta, where, y_bar, mean_bar, var_bar, *, axis, eps):
     """Return (y, moments) and (x̄, γ̄, β̄) by every rule."""
 
