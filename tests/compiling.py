@@ -1,13 +1,15 @@
 """A quick compiler: compiling is what takes the time, and float64 needs no optimization."""
 
-from functools import partial
-
 import jax
 
-quick_jit = partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-    },
-)
+from bnjax.identities.quick import _options
+
+
+def quick_jit(function, **more):
+    """Jit a function for a few runs on small arrays."""
+    return jax.jit(function, compiler_options=_options(), **more)
+
+
+def quick_flags():
+    """The same for all that a process compiles, as its XLA_FLAGS."""
+    return " ".join(f"--{name}={str(value).lower()}" for name, value in _options().items())

@@ -39,7 +39,7 @@ def close(got, wanted):
 
 def collectives(f, *args):
     """Count the collectives of the compiled f."""
-    text = jax.jit(f).lower(*args).compile().as_text()
+    text = quick_jit(f).lower(*args).compile().as_text()
     kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
     found = re.findall(rf" ({kinds})(?:-start)?\(", text)
     return {kind: found.count(kind) for kind in sorted(set(found))}
@@ -146,7 +146,7 @@ def test_one_axis_of_two_normalizes_along_it_alone(check):
         y, moments = run(x)
         return jnp.sum(y * Y_BAR), (y, moments)
 
-    x_bar, (y, moments) = jax.jit(jax.grad(total, has_aux=True))(X)
+    x_bar, (y, moments) = quick_jit(jax.grad(total, has_aux=True))(X)
     for half in (slice(0, 12), slice(12, 24)):
         close(y[half], reference.batch_norm(X[half], GAMMA, BETA)[0])
         close(x_bar[half], reference.pull_back(X[half], Y_BAR[half], GAMMA)[0])
@@ -228,7 +228,7 @@ def test_groups_normalize_among_themselves(way, rule):
             check_vma=False,
         )
         assert collectives(run, shards[0], GAMMA, *shards[1:]) == {"all-gather": 1, "all-reduce": 1}
-    (x_bar, gamma_bar), moments = jax.jit(run)(shards[0], GAMMA, *shards[1:])
+    (x_bar, gamma_bar), moments = quick_jit(run)(shards[0], GAMMA, *shards[1:])
     for group in GROUPS:
         x, y_bar, w = (np.concatenate([a[i] for i in group]) for a in shards)
         # each of the four differentiates its own cost, and the moments are in all of them
@@ -370,8 +370,9 @@ def test_statistics_of_a_sharded_array_are_those_of_the_whole():
     for batch_size in (8, 10):  # three batches of eight; the same, where ten could be held
         found = training.measure_population(net, params, spread, batch_size=batch_size)
         close(found, training.measure_population(net, params, X, batch_size=batch_size))
-    y = bn_apply(net, params, found, spread, train=False)[0]
-    close(y, apply(*fold(net, params, found), X))
+    y = quick_jit(lambda x: bn_apply(net, params, found, x, train=False)[0])(spread)
+    baseline, layers = fold(net, params, found)
+    close(y, quick_jit(lambda x: apply(baseline, layers, x))(X))
 
 
 def one_of_two_processes(address, number):

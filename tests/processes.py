@@ -35,12 +35,10 @@ def command(*arguments, **more):
     return python("-c", "from bnjax.app.main import main; main()", *arguments, **more)
 
 
-def cpus(number):
-    """The variables with which JAX has so many devices."""
-    return {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={number}",
-    }
+def cpus(number, flags=""):
+    """The variables with which JAX has so many devices, with more flags for the compiler."""
+    devices = f"--xla_force_host_platform_device_count={number}"
+    return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{devices} {flags}"}
 
 
 def ended(process, code=0):
@@ -81,8 +79,6 @@ def free_address():
 
 def check_on_eight_devices(file, mark="not slow", flags=""):
     """Run a file of tests in a process that has eight devices."""
-    variables = cpus(8)
-    variables["XLA_FLAGS"] += f" {flags}"
     arguments = ["-m", "pytest", "-q", "-n0", "-m", mark, "--durations=20", TESTS / file]
-    out, _ = ended(python(*arguments, cwd=ROOT, **variables))
+    out, _ = ended(python(*arguments, cwd=ROOT, **cpus(8, flags)))
     print(out)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from app_runs import lines_written, metrics
+from compiling import quick_flags
 from processes import command, ended, python, until
 
 from bnjax import bn_apply
@@ -15,11 +16,15 @@ from bnjax.app.main import run
 QUICK = ["--epochs", "2", "--hidden", "6", "--batch-size", "200"]
 
 
+def train(folder, *arguments, **more):
+    return command("train", *QUICK, "--out", folder, *arguments, XLA_FLAGS=quick_flags(), **more)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """One quick run on digits: its folder, its summary, and what it printed on stderr."""
     folder = tmp_path_factory.mktemp("runs") / "quick"
-    out, err = ended(command("train", *QUICK, "--out", folder, "--json", cwd=folder.parent))
+    out, err = ended(train(folder, "--json", cwd=folder.parent))
     return folder, json.loads(out), err
 
 
@@ -104,7 +109,7 @@ def test_a_run_is_read_back_as_it_was_judged(finished):
 @pytest.mark.slow
 def test_a_run_repeats_to_the_last_bit(finished, tmp_path, capsys):
     folder, *_ = finished
-    out, _ = ended(command("train", *QUICK, "--out", tmp_path / "again"))
+    out, _ = ended(train(tmp_path / "again"))
     timeless = [
         [{key: value for key, value in line.items() if key != "seconds"} for line in metrics(path)]
         for path in (folder, tmp_path / "again")
@@ -144,10 +149,10 @@ def test_regression_is_judged_by_its_cost(tmp_path, capsys):
     np.savez(tmp_path / "data.npz", x=x, y=x @ [1.0, -2.0, 0.5] + 0.01)
     arguments = ["--data", str(tmp_path / "data.npz"), "--cost", "squared_error", "--epochs", "30"]
     arguments += ["--hidden", "16", "--learning-rate", "0.05", "--activation", "tanh"]
-    arguments += ["--statistics", "cumulative"]
+    arguments += ["--statistics", "cumulative", "--network", "bn"]
     assert run(["train", *arguments, "--out", str(tmp_path / "run")]) == 0
     assert "final test cost" in capsys.readouterr().out
-    lines = [line for line in metrics(tmp_path / "run") if line["network"] == "bn"]
+    lines = metrics(tmp_path / "run")
     assert lines[-1]["test_accuracy"] is None
     with np.load(tmp_path / "run" / "params_bn.npz") as saved:
         assert saved["layer0.batches"].tolist() == [lines[-1]["step"]] * 16

@@ -134,9 +134,8 @@ def test_the_gradient_of_a_scan_is_mapped_over(rule, rng):
         return jnp.sum(x**3) + jnp.sum(var)
 
     gammas = rng.normal(size=(3, 2))
-    mapped = jax.jit(
-        jax.vmap(jax.grad(deep, (0, 1)), (0, None, None)), static_argnums=2
-    )  # each x its own batch
+    # each x its own batch
+    mapped = quick_jit(jax.vmap(jax.grad(deep, (0, 1)), (0, None, None)), static_argnums=2)
     xs = np.stack([X, V])
     close(mapped(xs, gammas, rule), mapped(xs, gammas, "autodiff"))
 
