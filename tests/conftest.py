@@ -1,4 +1,7 @@
+import zlib
+
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_enable_x64", True)
@@ -8,3 +11,44 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def rng(request):
+    """A generator seeded by the test's name: it draws the same whatever ran before."""
+    name = f"{request.path.name}::{request.node.name}"
+    return np.random.default_rng(zlib.crc32(name.encode()))
+
+
+@pytest.fixture
+def in_tmp_path(tmp_path, monkeypatch):
+    """The folder of the test's own, in which it runs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def three_classes(tmp_path_factory):
+    """An npz of three classes, told by the first of three features.
+
+    41 of its 51 samples are trained on: neither batches of 16 nor devices share them evenly.
+    """
+    x = np.random.default_rng(0).normal(size=(51, 3))
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    np.savez(path, x=x, y=np.digitize(x[:, 0], [-0.5, 0.5]))
+    return path
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run the command on what it must refuse in one line on stderr; return that line."""
+    from bnjax.app.main import run
+
+    def call(*arguments):
+        assert run([*map(str, arguments)]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.count("\n") == 1
+        assert printed.err.startswith("bnjax: ")
+        return printed.err
+
+    return call

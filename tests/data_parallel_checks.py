@@ -126,7 +126,7 @@ def test_devices_that_normalize_by_themselves_average_what_they_find(key, gradie
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
-def test_a_step_is_one_whatever_is_checked(key, name):
+def test_a_step_is_one_whatever_is_checked(key, name, rng):
     net, optimizer, mesh = NETS[name], optax.sgd(0.3), training.data_mesh()
     start = training.init(net, optimizer, key)
     where = rng.uniform(0, 1, 40) * (np.arange(40) > 6)

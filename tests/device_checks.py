@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from compiling import quick_jit
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -38,7 +39,7 @@ def close(got, wanted):
 
 def collectives(f, *args):
     """Count the collectives of the compiled f."""
-    text = jax.jit(f).lower(*args).compile().as_text()
+    text = quick_jit(f).lower(*args).compile().as_text()
     kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
     found = re.findall(rf" ({kinds})(?:-start)?\(", text)
     return {kind: found.count(kind) for kind in sorted(set(found))}
@@ -101,11 +102,7 @@ def through_map(over, where, rule):
 
 
 def results(total, x):
-    # compiling is what takes the time, and in float64 nothing depends on its optimizations
-    grad = jax.jit(
-        jax.grad(total, (0, 1, 2), has_aux=True),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
+    grad = quick_jit(jax.grad(total, (0, 1, 2), has_aux=True))
     grads, (y, moments) = grad(x, GAMMA, BETA)
     return y, tuple(moments), grads
 
@@ -149,7 +146,7 @@ def test_one_axis_of_two_normalizes_along_it_alone(check):
         y, moments = run(x)
         return jnp.sum(y * Y_BAR), (y, moments)
 
-    x_bar, (y, moments) = jax.jit(jax.grad(total, has_aux=True))(X)
+    x_bar, (y, moments) = quick_jit(jax.grad(total, has_aux=True))(X)
     for half in (slice(0, 12), slice(12, 24)):
         close(y[half], reference.batch_norm(X[half], GAMMA, BETA)[0])
         close(x_bar[half], reference.pull_back(X[half], Y_BAR[half], GAMMA)[0])
@@ -199,8 +196,7 @@ def test_cotangents_inside_have_the_value_and_the_type_of_a_psum_by_hand(check, 
         out_specs=rows,
         check_vma=check,
     )
-    quick = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
-    found = quick(X, GAMMA, BETA, Y_BAR, WEIGHTS)
+    found = quick_jit(run)(X, GAMMA, BETA, Y_BAR, WEIGHTS)
     for rule in ("vjp", "jvp"):
         assert types[rule] == types["by hand"]
         close(found[rule], found["by hand"])
@@ -232,7 +228,7 @@ def test_groups_normalize_among_themselves(way, rule):
             check_vma=False,
         )
         assert collectives(run, shards[0], GAMMA, *shards[1:]) == {"all-gather": 1, "all-reduce": 1}
-    (x_bar, gamma_bar), moments = jax.jit(run)(shards[0], GAMMA, *shards[1:])
+    (x_bar, gamma_bar), moments = quick_jit(run)(shards[0], GAMMA, *shards[1:])
     for group in GROUPS:
         x, y_bar, w = (np.concatenate([a[i] for i in group]) for a in shards)
         # each of the four differentiates its own cost, and the moments are in all of them
@@ -336,7 +332,7 @@ def test_plain_jit_of_a_sharded_batch_is_right_and_communicates_little(rule):
 
 @pytest.mark.parametrize("where", [None, WEIGHTS], ids=["none", "weights"])
 @pytest.mark.parametrize("check", [True, False])
-def test_single_precision_is_exact_under_an_offset(check, where):
+def test_single_precision_is_exact_under_an_offset(check, where, rng):
     rows, n = P("d"), 32 * B
     w = () if where is None else (np.repeat(where, 32, 0).astype(np.float32),)
     y_bar = rng.normal(size=(n, C)).astype(np.float32)
@@ -374,8 +370,9 @@ def test_statistics_of_a_sharded_array_are_those_of_the_whole():
     for batch_size in (8, 10):  # three batches of eight; the same, where ten could be held
         found = training.measure_population(net, params, spread, batch_size=batch_size)
         close(found, training.measure_population(net, params, X, batch_size=batch_size))
-    y = bn_apply(net, params, found, spread, train=False)[0]
-    close(y, apply(*fold(net, params, found), X))
+    y = quick_jit(lambda x: bn_apply(net, params, found, x, train=False)[0])(spread)
+    baseline, layers = fold(net, params, found)
+    close(y, quick_jit(lambda x: apply(baseline, layers, x))(X))
 
 
 def one_of_two_processes(address, number):

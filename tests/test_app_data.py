@@ -1,44 +1,20 @@
 """The application's data: how it is encoded, split and scaled, and what is refused."""
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
 
+from app_data import csv, npz, refusal, says
+
 from bnjax.app.data import load
 from bnjax.app.errors import UserError, nearest
 
+pytestmark = pytest.mark.usefixtures("in_tmp_path")
 SOFTMAX, SIGMOID, SQUARED = "softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error"
-
-
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-def csv(text: str, name: str = "data.csv") -> str:
-    Path(name).write_text(text, encoding="utf-8")
-    return name
-
-
-def npz(name: str = "data.npz", **arrays) -> str:
-    np.savez(name, **arrays)
-    return name
-
-
-def message(source: str, *, cost: str = SOFTMAX, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        load(source, cost=cost, **options)
-    text = str(caught.value)
-    assert len(text.splitlines()) == 1
-    return text
-
-
-def says(text: str, *parts: str) -> None:
-    missing = [part for part in parts if part not in text]
-    assert not missing, f"{missing} not in {text!r}"
+message = partial(refusal, load, cost=SOFTMAX)
 
 
 def test_a_message_is_one_line_whatever_it_quotes():

@@ -1,67 +1,32 @@
 """Training on several devices and in several processes, from the command line."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from app_data import three_classes
+from processes import all_ended, command, cpus, ended, free_address
 
 pytest.importorskip("orbax.checkpoint")
 
 from bnjax.app import saved
-from bnjax.app.main import run
 
 TASK = ["--hidden", "5", "--batch-size", "16", "--epochs", "4", "--checkpoint-every", "3"]
-CPUS = "--xla_force_host_platform_device_count="
+X64 = {"JAX_ENABLE_X64": "1"}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """51 samples, 41 of them to train: neither batches nor devices share them evenly."""
-    return three_classes(tmp_path_factory.mktemp("data"), 51)
+def task(three_classes):
+    return ["train", "--data", three_classes, *TASK]
 
 
-def command(*arguments, devices=1):
-    code = "from bnjax.app.main import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_ENABLE_X64": "1",
-            "XLA_FLAGS": f"{CPUS}{devices}",
-        },
-    )
-
-
-def ended(*processes, code=0):
-    try:
-        said = [process.communicate(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (_, err) in zip(processes, said, strict=True):
-        assert process.returncode == code, err
-    return said
-
-
-def address():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
+def one(*arguments, devices=1):
+    return command(*arguments, **X64, **cpus(devices))
 
 
 def two(*arguments):
     """Two processes of one run."""
-    at = ["--coordinator", address(), "--num-processes", "2", "--process-id"]
-    return [command(*arguments, *at, number) for number in "01"]
+    at = ["--coordinator", free_address(), "--num-processes", "2", "--process-id"]
+    return [one(*arguments, *at, number) for number in "01"]
 
 
 def close(folder, wanted):
@@ -85,29 +50,29 @@ def close(folder, wanted):
 
 
 @pytest.fixture(scope="module")
-def alone(data, tmp_path_factory):
+def alone(task, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "alone"
-    ended(command("train", "--data", data, *TASK, "--out", folder))
+    ended(one(*task, "--out", folder))
     return folder
 
 
 @pytest.mark.slow
-def test_three_devices_train_what_one_does(data, alone, tmp_path):
+def test_three_devices_train_what_one_does(task, alone, tmp_path):
     folder = tmp_path / "three"
-    ended(command("train", "--data", data, *TASK, "--devices", "all", "--out", folder, devices=3))
+    ended(one(*task, "--devices", "all", "--out", folder, devices=3))
     close(folder, alone)
     assert json.loads((folder / "config.json").read_text())["resolved"]["devices"] == 3
     (folder / "summary.json").unlink()  # where there are other devices it goes on, and says so
-    ((_, err),) = ended(command("train", "--resume", folder, devices=2))
+    _, err = ended(one("train", "--resume", folder, devices=2))
     assert "was begun on 3 devices, now it is 2 devices: the last digits may differ" in err
     close(folder, alone)
 
 
 @pytest.mark.slow
-def test_each_device_may_normalize_by_itself(data, alone, tmp_path):
+def test_each_device_may_normalize_by_itself(task, alone, tmp_path):
     folder = tmp_path / "apart"
-    arguments = [*TASK, "--devices", "2", "--no-sync-statistics", "--gradient", "hand"]
-    ended(command("train", "--data", data, *arguments, "--out", folder, devices=2))
+    more = ["--devices", "2", "--no-sync-statistics", "--gradient", "hand"]
+    ended(one(*task, *more, "--out", folder, devices=2))
     lines = [saved.read_metrics(path) for path in (folder, alone)]
     for got, right in zip(*lines, strict=True):
         same = got["cost"] == pytest.approx(right["cost"], rel=1e-9)
@@ -115,19 +80,17 @@ def test_each_device_may_normalize_by_itself(data, alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does_and_go_on_after_a_kill(data, alone, tmp_path):
+def test_two_processes_train_what_one_does_and_go_on_after_a_kill(task, alone, tmp_path):
     folder = tmp_path / "two"
-    (out, err), (other_out, other_err) = ended(
-        *two("train", "--data", data, *TASK, "--out", folder, "--json")
-    )
+    (out, err), (other_out, other_err) = all_ended(*two(*task, "--out", folder, "--json"))
     close(folder, alone)
     assert json.loads(out)["finished"] and "epoch 4/4" in err
     assert other_out == "" and "epoch" not in other_err
     (folder / "summary.json").unlink()
-    (_, err), (_, other_err) = ended(*two("train", "--resume", folder))
+    (_, err), (_, other_err) = all_ended(*two("train", "--resume", folder))
     assert "going on from the checkpoint of epoch 3" in err and "going on" not in other_err
     close(folder, alone)
-    said = ended(*two("train", "--data", data, *TASK, "--out", folder), code=2)
+    said = all_ended(*two(*task, "--out", folder), code=2)
     assert "is not empty" in said[0][1] and "another process of this run" in said[1][1]
 
 
@@ -145,9 +108,6 @@ def test_two_processes_train_what_one_does_and_go_on_after_a_kill(data, alone, t
         ),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert run(["train", *arguments]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.count("\n") == 1 and message in printed.err
-    assert not list(tmp_path.iterdir())
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, in_tmp_path, refused):
+    assert message in refused("train", *arguments)
+    assert not list(in_tmp_path.iterdir())

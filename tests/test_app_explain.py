@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from app_data import three_classes
+from processes import HANGING
 
 pytest.importorskip("matplotlib")
+
+from app_runs import killed_before, metrics
 
 from bnjax import geometry, identities
 from bnjax.app import data as datasets
@@ -34,24 +36,19 @@ BROWSER = next(
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return three_classes(tmp_path_factory.mktemp("data"), 50)
+def task(three_classes):
+    return ["train", "--data", str(three_classes), "--hidden", "5", "--batch-size", "16"]
 
 
 @pytest.fixture(scope="module")
-def task(data):
-    return ["train", "--data", str(data), "--hidden", "5", "--batch-size", "16"]
-
-
-@pytest.fixture(scope="module")
-def recorded(data, tmp_path_factory):
+def recorded(three_classes, tmp_path_factory):
     """A run of four epochs, looked at before it and after the second and the fourth.
 
     What trains it is a hand that shrinks the weights: compiling real training takes longer than
     all that is tested here. The slow tests train.
     """
     path = tmp_path_factory.mktemp("runs") / "recorded"
-    options = Train(data=str(data), hidden=(5,), batch_size=16, epochs=4, diagnostics=2)
+    options = Train(data=str(three_classes), hidden=(5,), batch_size=16, epochs=4, diagnostics=2)
     found = datasets.load(options.data, cost=options.cost)
     x, targets = jnp.asarray(found.x_train), jnp.asarray(found.targets_train)
     folder = RunFolder.create(str(path), overwrite=False)
@@ -89,18 +86,7 @@ def explained(folder, capsys, *more):
     return json.loads(capsys.readouterr().out)
 
 
-def refused(arguments, capsys):
-    assert run(["explain", *map(str, arguments)]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.count("\n") == 1
-    return printed.err
-
-
 # --- recording ------------------------------------------------------------------------------------
-
-
-def lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_every_second_epoch_is_looked_at_and_the_start(recorded):
@@ -110,7 +96,7 @@ def test_every_second_epoch_is_looked_at_and_the_start(recorded):
         "baseline": [0, 2, 4],
         "bn": [0, 2, 4],
     }
-    for line in lines(recorded):
+    for line in metrics(recorded):
         assert ("geometry" in line) == (line["epoch"] % 2 == 0)
         if "geometry" in line:
             row = history[line["network"]][line["epoch"] // 2]
@@ -152,26 +138,14 @@ def test_the_batch_is_as_large_as_a_mini_batch(own, samples, size):
     np.testing.assert_array_equal(chosen, again)
 
 
-class Killed(BaseException):
-    """A kill that the program does not see coming."""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("lose", [False, True])
-def test_a_killed_run_goes_on_as_if_never_stopped(task, tmp_path, monkeypatch, capsys, lose):
+def test_a_killed_run_goes_on_as_if_never_stopped(task, tmp_path, capsys, lose):
     pytest.importorskip("orbax.checkpoint")
     more = ["--epochs", "5", "--checkpoint-every", "2", "--diagnostics", "1"]
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert run([*task, *more, "--out", str(whole)]) == 0
-    write = RunFolder.write_metrics
-
-    def killed(self, line):
-        if (line["network"], line["epoch"]) == ("bn", 4):
-            raise Killed
-        write(self, line)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(RunFolder, "write_metrics", killed)
+    with killed_before("bn", 4):
         run([*task, *more, "--out", str(folder)])
     if lose:
         (folder / diagnostics.FILE).write_bytes(b"not an archive")
@@ -184,7 +158,7 @@ def test_a_killed_run_goes_on_as_if_never_stopped(task, tmp_path, monkeypatch, c
     for name, rows in wanted.items():
         kept = rows[rows["epoch"] > 2] if lose else rows
         assert found[name].tobytes() == kept.tobytes()
-    for one, other in zip(lines(whole), lines(folder), strict=True):
+    for one, other in zip(metrics(whole), metrics(folder), strict=True):
         assert one["geometry"] == other["geometry"]
 
 
@@ -417,9 +391,9 @@ def test_a_weight_of_the_run_has_the_slope_of_the_cost(recorded, capsys):
     np.testing.assert_allclose(found["gradient"], slope, rtol=1e-6)
 
 
-def test_what_names_no_weight_is_refused_in_one_line(recorded, capsys):
+def test_what_names_no_weight_is_refused_in_one_line(recorded, refused):
     def refuse(*more):
-        return refused([recorded, *more], capsys)
+        return refused("explain", recorded, *more)
 
     assert "--layer: expected one of the layers of the normalized network, 0 to 1, got 2" in refuse(
         "--layer", "2"
@@ -504,9 +478,9 @@ def test_text_says_it_in_a_terminal_and_writes_nothing(copy, capsys):
     assert not (copy / "report").exists()
 
 
-def test_a_report_that_cannot_be_written_is_one_line(copy, capsys):
+def test_a_report_that_cannot_be_written_is_one_line(copy, refused):
     (copy / "report").write_text("in the way")
-    assert "report/index.html cannot be written" in refused([copy], capsys)
+    assert "report/index.html cannot be written" in refused("explain", copy)
 
 
 @pytest.mark.slow
@@ -515,7 +489,7 @@ def test_a_browser_shows_the_page_and_misses_nothing(page, tmp_path):
     def browse(*more):
         command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         command += [f"--user-data-dir={tmp_path / 'profile'}", *more]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=HANGING, check=True)
 
     asked = tmp_path / "asked.html"
     script = """<script>onload = () => { const images = [...document.images];
@@ -539,7 +513,7 @@ def test_a_browser_shows_the_page_and_misses_nothing(page, tmp_path):
 # --- ruins ----------------------------------------------------------------------------------------
 
 
-def test_a_run_without_diagnostics_is_looked_at_in_its_end(copy, recorded, capsys):
+def test_a_run_without_diagnostics_is_looked_at_in_its_end(copy, recorded, capsys, refused):
     whole = explained(recorded, capsys)
     (copy / diagnostics.FILE).unlink()
     config = json.loads((copy / "config.json").read_text())
@@ -556,13 +530,13 @@ def test_a_run_without_diagnostics_is_looked_at_in_its_end(copy, recorded, capsy
     assert found["looks"] == {} and found["weight"] is None
     assert [one["name"] for one in found["findings"]] == ["curves"]
     assert any("data cannot be looked at again" in each for each in found["missing"])
-    assert "nothing is known of single weights" in refused([copy, "--layer", "0"], capsys)
+    assert "nothing is known of single weights" in refused("explain", copy, "--layer", "0")
     assert run(["explain", str(copy)]) == 0  # the curves are shown all the same
 
 
 def test_a_run_of_the_baseline_only_has_no_word_of_normalization(copy, capsys):
     (copy / "params_bn.npz").unlink()
-    kept = [line for line in lines(copy) if line["network"] == "baseline"]
+    kept = [line for line in metrics(copy) if line["network"] == "baseline"]
     (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
     with np.load(copy / diagnostics.FILE) as arrays:
         arrays = {name: array for name, array in arrays.items() if name != "bn"}
@@ -609,18 +583,18 @@ def test_rows_that_are_not_finite_are_left_out_and_named(copy, capsys):
     assert "After epoch 2 the figures of bn are not finite" in found["missing"][0]
 
 
-def test_where_nothing_can_be_shown_it_is_an_error(copy, tmp_path, capsys):
-    assert "holds no config.json" in refused([tmp_path / "nowhere"], capsys)
+def test_where_nothing_can_be_shown_it_is_an_error(copy, tmp_path, capsys, refused):
+    assert "holds no config.json" in refused("explain", tmp_path / "nowhere")
     (copy / "params_bn.npz").write_bytes(b"not an archive")
     assert "cannot be read" in explained(copy, capsys)["missing"][0]
     (copy / diagnostics.FILE).unlink()
     for file in copy.glob("params_*.npz"):
         file.unlink()
     (copy / "metrics.jsonl").write_text("")
-    assert "nothing to show" in refused([copy], capsys)
+    assert "nothing to show" in refused("explain", copy)
     (copy / "metrics.jsonl").unlink()
-    assert "metrics.jsonl cannot be read" in refused([copy], capsys)
+    assert "metrics.jsonl cannot be read" in refused("explain", copy)
     (copy / "config.json").write_text("[]")
-    assert "not one of bnjax train" in refused([copy], capsys)
+    assert "not one of bnjax train" in refused("explain", copy)
     (copy / "config.json").write_text("{")
-    assert "config.json cannot be read" in refused([copy], capsys)
+    assert "config.json cannot be read" in refused("explain", copy)

@@ -2,7 +2,7 @@
 
 import gzip
 import pickle
-import struct
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,32 +10,16 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from app_data import csv, idx, npz, refusal, says
+
 from bnjax.app.data import load
-from bnjax.app.errors import UserError
 from bnjax.app.readers import read
 
+pytestmark = pytest.mark.usefixtures("in_tmp_path")
 IMAGES = np.arange(6 * 3 * 2).reshape(6, 3, 2)
 LABELS = np.array([0, 1, 0, 1, 0, 1])
-
-
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-def csv(text: str, name: str = "data.csv") -> str:
-    Path(name).write_text(text, encoding="utf-8")
-    return name
-
-
-def npz(name: str = "data.npz", **arrays) -> str:
-    np.savez(name, **arrays)
-    return name
-
-
-def idx(array: np.ndarray) -> bytes:
-    header = struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape)
-    return header + array.astype(np.uint8).tobytes()
+gz = partial(gzip.compress, mtime=0)  # the header holds the time: without it the same bytes always
+message = partial(refusal, read)
 
 
 def mnist(folder: str = "mnist", **files: bytes | None) -> str:
@@ -48,19 +32,6 @@ def mnist(folder: str = "mnist", **files: bytes | None) -> str:
             n_axes = 3 if "images" in name else 1
             Path(folder, f"{name}-idx{n_axes}-ubyte").write_bytes(data)
     return folder
-
-
-def message(source: str, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        read(source, **options)
-    text = str(caught.value)
-    assert len(text.splitlines()) == 1
-    return text
-
-
-def says(text: str, *parts: str) -> None:
-    missing = [part for part in parts if part not in text]
-    assert not missing, f"{missing} not in {text!r}"
 
 
 def test_embedded_labels_are_integers_or_the_names_of_the_classes():
@@ -399,7 +370,7 @@ def test_csv_must_be_utf8():
 @pytest.mark.parametrize("mark", "-.")
 @pytest.mark.parametrize("end", ["", ".gz"])
 def test_idx_files_are_read_in_every_spelling(mark, end):
-    pack = gzip.compress if end else bytes
+    pack = gz if end else bytes
     for part in ("train", "t10k"):
         Path(f"{part}-images{mark}idx3-ubyte{end}").write_bytes(pack(idx(IMAGES)))
         Path(f"{part}-labels{mark}idx1-ubyte{end}").write_bytes(pack(idx(LABELS)))
@@ -438,12 +409,24 @@ def test_idx_files_come_in_pairs(part):
         (idx(IMAGES) + b"!", ("expected 36 bytes", "got 37")),
         (idx(IMAGES)[:9], ("expected a header of 16 bytes, got 9",)),
         (b"", ("expected a header of 16 bytes, got 0",)),
-        (gzip.compress(idx(IMAGES))[:-9], ("expected a whole gzip file, got a truncated",)),
-        (gzip.compress(idx(IMAGES))[:15] + b"!!!!!!!", ("expected a whole gzip file",)),
-        (gzip.compress(idx(IMAGES)[:-1]), ("expected 36 bytes", "got 35")),
+        (gz(idx(IMAGES))[:-9], ("expected a whole gzip file, got a truncated",)),
+        (gz(idx(IMAGES))[:15] + b"!!!!!!!", ("expected a whole gzip file",)),
+        (gz(idx(IMAGES)[:-1]), ("expected 36 bytes", "got 35")),
         (idx(LABELS), ("expected the magic number 0x00000803, got 0x00000801",)),
         (b"garbage, and more of it", ("expected the magic number 0x00000803, got 0x67617262",)),
         (idx(IMAGES[:0]), ("expected at least one item, got dimensions (0, 3, 2)",)),
+    ],
+    ids=[
+        "a byte short",
+        "a byte long",
+        "part of a header",
+        "empty",
+        "gzip cut",
+        "gzip garbled",
+        "gzip of a byte short",
+        "labels",
+        "garbage",
+        "no images",
     ],
 )
 def test_a_broken_idx_file_is_named(images, parts):

@@ -1,13 +1,9 @@
 """Nothing lost: checkpoints, going on after a kill, full disks, two runs at once, divergence."""
 
 import json
-import os
-import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from app_data import three_classes
+from processes import command, ended, until
 
 pytest.importorskip("orbax.checkpoint")
+
+from app_runs import killed_before, lines_written
 
 from bnjax.app import checkpoints, divergence, saved
 from bnjax.app.checkpoints import Checkpoint
@@ -33,19 +31,9 @@ DEEP = ["--hidden", "5"]
 FLAT = ["--hidden"]  # quickly compiled
 
 
-class Killed(BaseException):
-    """A kill that the program does not see coming."""
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Three classes in a file of 50 samples: the last batch of each epoch is smaller."""
-    return three_classes(tmp_path_factory.mktemp("data"), 50)
-
-
-@pytest.fixture(scope="module")
-def task(data):
-    return ["train", "--data", str(data), *TASK]
+def task(three_classes):
+    return ["train", "--data", str(three_classes), *TASK]
 
 
 @pytest.fixture(scope="module")
@@ -84,19 +72,9 @@ def same(folder, wanted):
     assert summaries[0]["finished"]
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(task, whole, tmp_path, monkeypatch, capsys):
+def test_a_killed_run_goes_on_to_the_same_bits(task, whole, tmp_path, capsys):
     folder = tmp_path / "run"
-    write = RunFolder.write_metrics
-
-    def killed(self, line):
-        if (line["network"], line["epoch"]) == ("bn", 4):
-            with (folder / "metrics.jsonl").open("a") as file:
-                file.write('{"network": "bn", "epo')
-            raise Killed
-        write(self, line)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(RunFolder, "write_metrics", killed)
+    with killed_before("bn", 4, torn='{"network": "bn", "epo'):
         run([*task, *FLAT, *EPOCHS, "--out", str(folder)])
     with pytest.raises(UserError, match="expected params_NETWORK.npz of a run that has ended"):
         saved.load_run(folder)
@@ -113,49 +91,39 @@ def test_a_finished_run_says_so(whole, capsys):
     assert before == sorted((file, file.stat().st_mtime_ns) for file in whole.rglob("*"))
 
 
-def refused(arguments, capsys):
-    assert run(["train", *arguments]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.count("\n") == 1
-    return printed.err
-
-
-def test_what_cannot_go_on_is_refused_in_one_line(whole, data, tmp_path, capsys):
-    resume = ["--resume", str(whole)]
-    assert "--seed: not beside --resume" in refused([*resume, "--seed", "0"], capsys)
-    assert "--hidden: not beside" in refused([*resume, "--hidden=5"], capsys)
-    assert "expected at least 5" in refused([*resume, "--epochs", "4"], capsys)
-    assert "config.json cannot be read: No such file" in refused(
-        ["--resume", str(tmp_path)], capsys
-    )
+def test_what_cannot_go_on_is_refused_in_one_line(whole, three_classes, tmp_path, refused):
+    resume = ["train", "--resume", whole]
+    assert "--seed: not beside --resume" in refused(*resume, "--seed", "0")
+    assert "--hidden: not beside" in refused(*resume, "--hidden=5")
+    assert "expected at least 5" in refused(*resume, "--epochs", "4")
+    assert "config.json cannot be read: No such file" in refused("train", "--resume", tmp_path)
     cut = tmp_path / "cut"
     shutil.copytree(whole, cut)
     (cut / "summary.json").unlink()  # killed just before its end
     (cut / "config.json").write_text((cut / "config.json").read_text()[:-10])
-    assert "config.json cannot be read" in refused(["--resume", str(cut)], capsys)
+    assert "config.json cannot be read" in refused("train", "--resume", cut)
     config = json.loads((whole / "config.json").read_text())
     config["options"]["colour"] = "red"
     (cut / "config.json").write_text(json.dumps(config))
-    assert "not one of this version of bnjax" in refused(["--resume", str(cut)], capsys)
+    assert "not one of this version of bnjax" in refused("train", "--resume", cut)
     del config["options"]["colour"]
     other = tmp_path / "data.npz"
-    arrays = load(data)
+    arrays = load(three_classes)
     np.savez(other, x=arrays["x"] + 1e-9, y=arrays["y"])
     config["resolved"]["data"] = str(other)
     (cut / "config.json").write_text(json.dumps(config))
-    assert f"{other} is not what {cut} was trained on" in refused(["--resume", str(cut)], capsys)
-    config["resolved"]["data"], config["x64"] = str(data), not config["x64"]
+    assert f"{other} is not what {cut} was trained on" in refused("train", "--resume", cut)
+    config["resolved"]["data"], config["x64"] = str(three_classes), not config["x64"]
     (cut / "config.json").write_text(json.dumps(config))
-    assert "was begun with JAX_ENABLE_X64=" in refused(["--resume", str(cut)], capsys)
+    assert "was begun with JAX_ENABLE_X64=" in refused("train", "--resume", cut)
 
 
-def test_a_second_run_into_the_folder_is_refused(task, whole, tmp_path, capsys):
+def test_a_second_run_into_the_folder_is_refused(task, whole, tmp_path, refused):
     folder = RunFolder.create(str(tmp_path / "run"), overwrite=False)
     shutil.copy(whole / "config.json", folder.path)
     message = f"another run is writing into {folder.path}"
-    arguments = [*task[1:], *FLAT, *EPOCHS, "--out", str(folder.path), "--overwrite"]
-    assert message in refused(arguments, capsys)
-    assert message in refused(["--resume", str(folder.path)], capsys)
+    assert message in refused(*task, *FLAT, *EPOCHS, "--out", folder.path, "--overwrite")
+    assert message in refused("train", "--resume", folder.path)
     folder.close()
     RunFolder.reopen(folder.path).close()
 
@@ -268,7 +236,7 @@ def test_a_lost_network_stops_the_run_and_the_last_good_checkpoint_stays(task, t
     lost = summary["diverged"]["baseline"]
     assert f"baseline diverged in epoch {lost['epoch']}: the cost" in err
     assert f"the first parameter that went is {lost['parameter']}, at step" in err
-    epoch, steps = lost["epoch"], -(-40 // 16)
+    epoch, steps = lost["epoch"], -(-41 // 16)
     assert lost["parameter"] in ("layer0.W", "layer0.b")
     assert (epoch - 1) * steps < lost["parameter_step"] <= epoch * steps
     assert (epoch - 1) * steps < lost["step"] <= epoch * steps
@@ -324,45 +292,22 @@ def test_the_first_parameter_that_went_is_named_with_its_step():
     assert found[3:] == (None, None) and "no parameter has" in divergence.describe("bn", found)
 
 
-def command(*arguments, **more):
-    """The command in a process of its own."""
-    code = "from bnjax.app.main import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **more},
-    )
-
-
-def ended(process, code=0, timeout=300):
-    out, err = process.communicate(timeout=timeout)
-    assert process.returncode == code, err
-    return out, err
-
-
 @pytest.mark.slow
-def test_killed_at_random_moments_it_goes_on_to_the_same_bits(task, tmp_path):
+def test_killed_at_random_moments_it_goes_on_to_the_same_bits(task, tmp_path, rng):
     long = [*task, *DEEP, "--epochs", "200", "--checkpoint-every", "7"]
     ended(command(*long, "--out", tmp_path / "whole"))
-    seed = random.randrange(2**32)
-    moments = random.Random(seed)
     outcomes = []
     for number in range(5):
-        folder, lines = tmp_path / str(number), moments.randrange(395)
+        folder, lines = tmp_path / str(number), rng.integers(395)
         process = command(*long, "--out", folder)
-        while not (folder / "config.json").exists():
-            time.sleep(0.01)
-        while (folder / "metrics.jsonl").read_bytes().count(b"\n") < lines:
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.02))
+        until((folder / "config.json").exists, process)
+        until(lambda folder=folder, lines=lines: lines_written(folder) >= lines, process)
+        time.sleep(rng.uniform(0, 0.02))  # anywhere between two lines
         process.send_signal(signal.SIGKILL)
         process.communicate()
         _, err = ended(command("train", "--resume", folder))
         outcomes.append(err.splitlines()[0])
         same(folder, tmp_path / "whole")
-    print(f"seed {seed}", *outcomes, sep="\n")
     assert any("going on from the checkpoint of epoch" in outcome for outcome in outcomes)
 
 
@@ -402,8 +347,7 @@ def test_after_ctrl_c_the_run_goes_on_where_it_stopped(task, tmp_path):
     folder = tmp_path / "run"
     long = [*task, *DEEP, "--epochs", "400", "--checkpoint-every", "1000"]
     process = command(*long, "--out", folder)
-    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").stat().st_size:
-        time.sleep(0.05)
+    until(lambda: lines_written(folder), process)
     process.send_signal(signal.SIGINT)
     _, err = ended(process, 130)
     assert f"bnjax train --resume {folder} goes on" in err
@@ -415,8 +359,8 @@ def test_after_ctrl_c_the_run_goes_on_where_it_stopped(task, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_lost_network_may_go_on_and_the_other_is_unharmed(data, tmp_path, capsys):
-    arguments = ["train", "--data", str(data), *TASK, *DEEP, *EPOCHS, "--cost", "squared_error"]
+def test_a_lost_network_may_go_on_and_the_other_is_unharmed(task, tmp_path, capsys):
+    arguments = [*task, *DEEP, *EPOCHS, "--cost", "squared_error"]
     arguments += ["--activation", "relu", "--learning-rate", "30", "--on-divergence", "continue"]
     assert run([*arguments, "--out", str(tmp_path / "run"), "--json"]) == 0
     printed = capsys.readouterr()

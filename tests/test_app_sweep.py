@@ -103,7 +103,7 @@ def test_regression_is_swept_by_its_cost(tmp_path, capsys):
     assert {row["final_test_accuracy"] for row in result["networks"]} == {None}
 
 
-def test_bad_input_is_one_line(data, tmp_path, capsys):
+def test_bad_input_is_one_line(data, tmp_path, capsys, refused):
     for more, message in (
         (["--learning-rates"], "--learning-rates"),
         (["--learning-rates", "0.1", "-1"], "--learning-rates: expected a number above 0, got -1"),
@@ -114,9 +114,7 @@ def test_bad_input_is_one_line(data, tmp_path, capsys):
         (["--batch-size", "500"], "expected at most 48"),
         (["--cost", "softmax"], "--cost: unknown name 'softmax'"),
     ):
-        assert run(["sweep", "--data", str(data), *more, "--out", str(tmp_path / "s")]) == 2
-        printed = capsys.readouterr()
-        assert printed.out == "" and printed.err.count("\n") == 1 and message in printed.err
+        assert message in refused("sweep", "--data", data, *more, "--out", tmp_path / "s")
     assert not (tmp_path / "s").exists()
     (tmp_path / "notes.txt").write_text("mine")
     assert sweep(data, tmp_path) == 2

@@ -1,13 +1,12 @@
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from app_runs import lines_written, metrics
+from compiling import quick_flags
+from processes import command, ended, python, until
 
 from bnjax import bn_apply
 from bnjax.app import load_run
@@ -17,35 +16,22 @@ from bnjax.app.main import run
 QUICK = ["--epochs", "2", "--hidden", "6", "--batch-size", "200"]
 
 
-def bnjax(*arguments, **more):
-    """The command in a process of its own."""
-    code = "from bnjax.app.main import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        **more,
-    )
-
-
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def train(folder, *arguments, **more):
+    return command("train", *QUICK, "--out", folder, *arguments, XLA_FLAGS=quick_flags(), **more)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """One quick run on digits: its folder, and what it printed."""
+    """One quick run on digits: its folder, its summary, and what it printed on stderr."""
     folder = tmp_path_factory.mktemp("runs") / "quick"
-    return folder, bnjax("train", *QUICK, "--out", folder, "--json", cwd=folder.parent)
+    out, err = ended(train(folder, "--json", cwd=folder.parent))
+    return folder, json.loads(out), err
 
 
 def test_json_prints_one_object_on_stdout_and_progress_goes_to_stderr(finished):
-    folder, process = finished
-    summary = json.loads(process.stdout)
-    assert process.returncode == 0 and summary["out"] == str(folder)
-    assert "epoch 2/2" in process.stderr and "samples/s" in process.stderr
-    assert "Warning" not in process.stderr
+    folder, summary, err = finished
+    assert summary["out"] == str(folder)
+    assert "epoch 2/2" in err and "samples/s" in err and "Warning" not in err
     assert summary["data"]["classes"] == [str(digit) for digit in range(10)]
     assert set(summary["networks"]) == {"baseline", "bn"}
     for differences in summary["gradient_difference"].values():
@@ -54,7 +40,7 @@ def test_json_prints_one_object_on_stdout_and_progress_goes_to_stderr(finished):
 
 
 def test_the_run_folder_holds_what_it_should(finished):
-    folder, _ = finished
+    folder, *_ = finished
     names = {"config.json", "summary.json", "metrics.jsonl", "folded.npz"}
     names |= {"curves.png", "inputs.png"}
     assert {file.name for file in folder.iterdir()} == names | {
@@ -82,8 +68,7 @@ def test_the_run_folder_holds_what_it_should(finished):
 
 
 def test_the_summary_holds_every_kind_of_statistics_against_training_mode(finished):
-    folder, process = finished
-    networks = json.loads(process.stdout)["networks"]
+    networks = finished[1]["networks"]
     kinds = networks["bn"]["statistics"]
     assert list(kinds) == ["training_mode", "ema", "cumulative", "precise"]
     in_training = kinds.pop("training_mode")["test_accuracy"]
@@ -94,8 +79,8 @@ def test_the_summary_holds_every_kind_of_statistics_against_training_mode(finish
 
 
 def test_the_folded_network_predicts_what_the_normalized_one_does(finished):
-    folder, process = finished
-    assert json.loads(process.stdout)["networks"]["bn"]["folded"]["test_predictions_changed"] == 0
+    folder, summary, _ = finished
+    assert summary["networks"]["bn"]["folded"]["test_predictions_changed"] == 0
     x = np.random.default_rng(0).random((50, 64))
     with np.load(folder / "folded.npz") as folded, np.load(folder / "params_bn.npz") as bn:
         u = 1 / (1 + np.exp(-(x @ folded["layer0.W"] + folded["layer0.b"])))
@@ -107,10 +92,10 @@ def test_the_folded_network_predicts_what_the_normalized_one_does(finished):
 
 
 def test_a_run_is_read_back_as_it_was_judged(finished):
-    folder, process = finished
+    folder, summary, _ = finished
     digits = load("digits", cost="sigmoid_cross_entropy")
     found = load_run(folder)
-    for name, figures in json.loads(process.stdout)["networks"].items():
+    for name, figures in summary["networks"].items():
         net, params, state, lines = found.networks[name]
         known = np.isfinite(digits.spread)
         raw = digits.x_test * np.where(known, digits.spread, 0) + digits.center
@@ -123,23 +108,21 @@ def test_a_run_is_read_back_as_it_was_judged(finished):
 
 @pytest.mark.slow
 def test_a_run_repeats_to_the_last_bit(finished, tmp_path, capsys):
-    folder, _ = finished
-    again = bnjax("train", *QUICK, "--out", tmp_path / "again")
-    assert again.returncode == 0
+    folder, *_ = finished
+    out, _ = ended(train(tmp_path / "again"))
     timeless = [
         [{key: value for key, value in line.items() if key != "seconds"} for line in metrics(path)]
         for path in (folder, tmp_path / "again")
     ]
     assert timeless[0] == timeless[1]
-    assert "steps to 95 %" in again.stdout and str(tmp_path / "again") in again.stdout
+    assert "steps to 95 %" in out and str(tmp_path / "again") in out
 
 
-def test_a_folder_in_use_is_refused_unless_overwritten(tmp_path, capsys):
+def test_a_folder_in_use_is_refused_unless_overwritten(tmp_path, refused):
     (tmp_path / "metrics.jsonl").write_text("precious\n")
     (tmp_path / "notes.txt").write_text("mine\n")
     one = ["--hidden", "--epochs", "1", "--network", "baseline", "--out", str(tmp_path)]
-    assert run(["train", *one]) == 2
-    assert "is not empty" in capsys.readouterr().err
+    assert "is not empty" in refused("train", *one)
     assert (tmp_path / "metrics.jsonl").read_text() == "precious\n"
     assert run(["train", *one, "--overwrite"]) == 0
     assert len(metrics(tmp_path)) == 1 and (tmp_path / "notes.txt").read_text() == "mine\n"
@@ -166,10 +149,10 @@ def test_regression_is_judged_by_its_cost(tmp_path, capsys):
     np.savez(tmp_path / "data.npz", x=x, y=x @ [1.0, -2.0, 0.5] + 0.01)
     arguments = ["--data", str(tmp_path / "data.npz"), "--cost", "squared_error", "--epochs", "30"]
     arguments += ["--hidden", "16", "--learning-rate", "0.05", "--activation", "tanh"]
-    arguments += ["--statistics", "cumulative"]
+    arguments += ["--statistics", "cumulative", "--network", "bn"]
     assert run(["train", *arguments, "--out", str(tmp_path / "run")]) == 0
     assert "final test cost" in capsys.readouterr().out
-    lines = [line for line in metrics(tmp_path / "run") if line["network"] == "bn"]
+    lines = metrics(tmp_path / "run")
     assert lines[-1]["test_accuracy"] is None
     with np.load(tmp_path / "run" / "params_bn.npz") as saved:
         assert saved["layer0.batches"].tolist() == [lines[-1]["step"]] * 16
@@ -218,19 +201,15 @@ def test_batch_gradient_descent_makes_one_step_per_epoch(tmp_path):
         (["--epoch", "3"], "Unrecognized options: --epoch, 3 Did you mean --epochs?"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert run(["train", *arguments]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.startswith("bnjax: ")
-    assert printed.err.count("\n") == 1 and message in printed.err
-    assert not list(tmp_path.iterdir())
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, in_tmp_path, refused):
+    assert message in refused("train", *arguments)
+    assert not list(in_tmp_path.iterdir())
 
 
-def test_an_unwritable_folder_is_refused(tmp_path, capsys):
+def test_an_unwritable_folder_is_refused(tmp_path, refused):
     (tmp_path / "file").write_text("")
-    assert run(["train", *QUICK, "--out", str(tmp_path / "file" / "run")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    err = refused("train", *QUICK, "--out", tmp_path / "file" / "run")
+    assert "cannot be written" in err
 
 
 def test_help_has_an_example_and_version_works(capsys):
@@ -248,32 +227,18 @@ sys.modules["tyro"] = None
 from bnjax.app.main import run
 sys.exit(run(["train"]))
 """
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert process.returncode == 2 and process.stderr.count("\n") == 1
-    assert "pip install 'bnjax[cli]'" in process.stderr
+    _, err = ended(python("-c", code), code=2)
+    assert err.count("\n") == 1 and "pip install 'bnjax[cli]'" in err
 
 
 @pytest.mark.slow
 def test_ctrl_c_writes_what_has_been_learnt(tmp_path):
     folder = tmp_path / "run"
-    command = "from bnjax.app.main import main; main()"
     arguments = ["train", "--epochs", "100000", "--network", "bn", "--hidden", "--norm-output"]
-    arguments += ["--out", str(folder)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", command, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        time.sleep(0.2)
-        started = folder / "metrics.jsonl"
-        if process.poll() is not None or (started.exists() and started.stat().st_size):
-            break
-    os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130
+    process = command(*arguments, "--out", folder)
+    until(lambda: lines_written(folder), process)
+    process.send_signal(signal.SIGINT)
+    out, err = ended(process, code=130)
     assert "interrupted after epoch" in err and "network" in out
     lines = metrics(folder)
     with np.load(folder / "params_bn.npz") as saved:

@@ -1,27 +1,16 @@
 import json
 import re
-import subprocess
-import sys
 
 import jax
 import pytest
+from processes import command as start
+from processes import ended
 
 from bnjax import identities
 from bnjax.app import verify as command
 from bnjax.app.main import run
 
 TAGS = [one.tag for one in identities.all()]
-
-
-def bnjax(*arguments):
-    """The command in a process of its own, where nothing has switched x64 on."""
-    code = "from bnjax.app.main import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture
@@ -40,9 +29,8 @@ def pretend(monkeypatch):
 
 
 def test_a_few_equations_hold_in_a_process_of_their_own():
-    process = bnjax("verify", "--only", "BN.2", "P.6", "E.3", "--cases", 2, "--json")
-    assert process.returncode == 0, process.stderr
-    summary = json.loads(process.stdout)
+    out, err = ended(start("verify", "--only", "BN.2", "P.6", "E.3", "--cases", 2, "--json"))
+    summary = json.loads(out)
     assert [one["tag"] for one in summary["identities"]] == ["BN.2", "P.6", "E.3"]
     assert [one["verdict"] for one in summary["identities"]] == ["holds", "holds", "claim refuted"]
     assert (
@@ -50,14 +38,13 @@ def test_a_few_equations_hold_in_a_process_of_their_own():
     )
     for dtype, limit in identities.TOLERANCE.items():
         assert 0 < summary["worst"][dtype]["error"] < limit
-    assert "checking" in process.stderr and process.stderr.count("\n") == 1
+    assert "checking" in err and err.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_every_equation_holds():
-    process = bnjax("verify", "--json")
-    assert process.returncode == 0, process.stdout[-3000:]
-    summary = json.loads(process.stdout)
+    out, _ = ended(start("verify", "--json"))
+    summary = json.loads(out)
     assert summary["equations"] == 54 and summary["checks"] > 800
     for one in summary["identities"]:
         assert one["verdict"] in ("holds", "claim refuted") and set(one["worst"]) == {
@@ -160,10 +147,8 @@ def test_a_tolerance_of_ones_own(pretend):
         (["--dtype", "float63"], "--dtype: unknown name 'float63': did you mean 'float64'?"),
     ],
 )
-def test_bad_options_are_one_line_and_exit_code_2(options, message, capsys):
-    assert run(["verify", *options]) == 2
-    out, err = capsys.readouterr()
-    assert not out and err.startswith(f"bnjax: {message}") and err.count("\n") == 1
+def test_bad_options_are_one_line_and_exit_code_2(options, message, refused):
+    assert refused("verify", *options).startswith(f"bnjax: {message}")
 
 
 def test_settings_that_the_options_make_equal_are_run_once():

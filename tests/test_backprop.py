@@ -9,48 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from compiling import quick_jit
 from jax import lax
+from networks import KINDS, MASKS, TARGETS, B, X, chosen, parameters
 
-from bnjax import Network, NormDense, backprop, batch_norm, cost, init, matrix
-from bnjax.activations import ACTIVATIONS, Activation
-from bnjax.costs import COSTS, Cost
+from bnjax import Network, NormDense, backprop, batch_norm, cost, matrix
+from bnjax.activations import ACTIVATIONS
+from bnjax.costs import COSTS
 
-B = 7
-rng = np.random.default_rng(0)
-X, TARGETS = jnp.asarray(rng.normal(size=(B, 3))), jnp.asarray(rng.random((B, 2)))
-MASKS = {
-    "no mask": None,
-    "mask": jnp.array([1, 1, 0, 1, 1, 0, 1]) > 0,
-    "weights": jnp.asarray(rng.random(B)).at[2].set(0),
-}
-KINDS = {
-    "baseline": {"norm": False},
-    "norm": {},
-    "norm output": {"norm_output": True},
-}
 # relative to the whole gradient; what is left is rounding, some 1e-15 of it per layer
 TOLERANCE = 1e-12
-# a compiler that optimizes nothing takes half the time
-quick_jit = partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-    },
-)
 
 
 def network(depth, kind="norm", **options):
     return Network((3, *[4] * (depth - 1), 2), **KINDS[kind], **options)
-
-
-def parameters(net, dtype=float):
-    """Parameters that are special in nothing: γ is not 1, β and b are not 0."""
-    params, state = init(net, jax.random.key(0))
-    drawn = np.random.default_rng(1)
-    return jax.tree.map(
-        lambda p: jnp.asarray(p + 0.3 * drawn.normal(size=p.shape), dtype), params
-    ), state
 
 
 def by_jax(net, rule, params, state, x, targets, where=None):
@@ -80,28 +52,20 @@ def assert_agree(gradients, tolerance=TOLERANCE):
             assert np.linalg.norm(a - b) <= tolerance * size, name
 
 
-# One program for all activations and costs, of which two numbers choose: compiling is the cost. By
-# default every activation x cost x kind x mask is met at one depth; `slow` adds the other depths.
+# by default every activation x cost x kind x mask is met at one depth; `slow` adds the others
 CASES = list(itertools.product(KINDS, MASKS, range(1, 6)))
 QUICK = [(*case, 1 + (2 * i + 2) % 5) for i, case in enumerate(itertools.product(KINDS, MASKS))]
-
-
-def chosen(number, functions):
-    return lambda *args: lax.switch(number, functions, *args)
 
 
 @pytest.mark.parametrize(
     ("kind", "mask", "depth"),
     [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
 )
-def test_by_hand_by_rule_and_by_autodiff_agree(kind, mask, depth, monkeypatch):
+def test_by_hand_by_rule_and_by_autodiff_agree(kind, mask, depth):
     @quick_jit
     def gradients(activation, cost, params, state, where):
-        g, g_prime = (chosen(activation, f) for f in zip(*ACTIVATIONS.values(), strict=True))
-        one_of_all = Cost(*(chosen(cost, f) for f in zip(*COSTS.values(), strict=True)))
-        with monkeypatch.context() as patch:
-            patch.setitem(COSTS, "one of all", one_of_all)
-            net = network(depth, kind, cost="one of all", activation=Activation(g, g_prime))
+        with chosen(activation, cost) as options:
+            net = network(depth, kind, **options)
             return three_gradients(net, params, state, X, TARGETS, where)
 
     args = *parameters(network(depth, kind)), MASKS[mask]
@@ -352,7 +316,7 @@ def test_the_intermediates_are_those_of_the_equations(kind, mask):
 
 @pytest.mark.parametrize("gamma", [None, jnp.array([0.5, -2.0, 3.0])], ids=["no γ", "γ"])
 @pytest.mark.parametrize("eps", [0.0, 1e-5, 0.5])
-def test_the_staged_chain_is_k_with_and_without_its_vanishing_term(eps, gamma):
+def test_the_staged_chain_is_k_with_and_without_its_vanishing_term(eps, gamma, rng):
     x, y_bar = X + 5, jnp.asarray(rng.normal(size=X.shape))
 
     @quick_jit

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quick_jit
 
 from bnjax import audit, batch_norm, normalize
 
@@ -91,11 +92,7 @@ IN_REVERSE = ("grad", "vmap of grad", "hessian", "forward over reverse", "revers
 
 def compare(run, f, rule, where):
     """Hold `run` under a rule to `run` of the plain forward."""
-    # compiling is what takes the time, and in float64 nothing depends on its optimizations
-    both = jax.jit(
-        lambda: [run(f(r, where)) for r in (rule, "autodiff")],
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
+    both = quick_jit(lambda: [run(f(r, where)) for r in (rule, "autodiff")])
     close(*both())
 
 
@@ -127,7 +124,7 @@ def test_vjp_refuses_to_be_pushed_forward(push):
 
 
 @pytest.mark.parametrize("rule", ["vjp", "jvp"])
-def test_the_gradient_of_a_scan_is_mapped_over(rule):
+def test_the_gradient_of_a_scan_is_mapped_over(rule, rng):
     def deep(x, gamma, rule):
         def layer(x, gamma):
             y, moments = batch_norm(x, gamma, rule=rule, eps=0.1)
@@ -137,9 +134,8 @@ def test_the_gradient_of_a_scan_is_mapped_over(rule):
         return jnp.sum(x**3) + jnp.sum(var)
 
     gammas = rng.normal(size=(3, 2))
-    mapped = jax.jit(
-        jax.vmap(jax.grad(deep, (0, 1)), (0, None, None)), static_argnums=2
-    )  # each x its own batch
+    # each x its own batch
+    mapped = quick_jit(jax.vmap(jax.grad(deep, (0, 1)), (0, None, None)), static_argnums=2)
     xs = np.stack([X, V])
     close(mapped(xs, gammas, rule), mapped(xs, gammas, "autodiff"))
 
@@ -147,7 +143,7 @@ def test_the_gradient_of_a_scan_is_mapped_over(rule):
 @pytest.mark.parametrize(
     ("shape", "axis", "dtype"), [((33, 5), -1, "float32"), ((2, 3, 4, 5), 1, "bfloat16")]
 )
-def test_the_three_rules_give_the_same_bits_of_y(shape, axis, dtype):
+def test_the_three_rules_give_the_same_bits_of_y(shape, axis, dtype, rng):
     x = jnp.asarray(rng.normal(size=shape) * 3 + 7, dtype)
     gamma, beta = jnp.asarray(rng.normal(size=(2, shape[axis])), jnp.float32)
     run = jax.jit(batch_norm, static_argnames=("axis", "rule"))

@@ -8,14 +8,13 @@ import pytest
 
 from bnjax import Network, apply, bn_apply, fold, fold_affine, init, normalize
 
-rng = np.random.default_rng(0)
 BOUNDS = {np.float32: 1e-6, np.float64: 1e-13}
 DTYPES = pytest.mark.parametrize("dtype", BOUNDS)
 NET = Network((6, 5), norm_output=True, eps=1e-3)
 DEEP = Network((6, 5, 4, 3), norm_output=True, activation="tanh")
 
 
-def trained(net, dtype, offset=0.0):
+def trained(rng, net, dtype, offset=0.0):
     """Parameters and statistics as they could be, and inputs."""
     params, state = [], []
     for n_in, n in zip(net.sizes[:-1], net.sizes[1:], strict=True):
@@ -62,8 +61,8 @@ folded = jax.jit(lambda params, state: fold(NET, params, state)[1])
 
 @DTYPES
 @pytest.mark.parametrize("offset", [0.0, 1e4])
-def test_a_folded_layer_is_the_normalized_one_to_the_rounding_of_its_terms(dtype, offset):
-    params, state, u = trained(NET, dtype, offset)
+def test_a_folded_layer_is_the_normalized_one_to_the_rounding_of_its_terms(dtype, offset, rng):
+    params, state, u = trained(rng, NET, dtype, offset)
     W, b, terms = exact(params[0], state[0], NET.eps)
     wanted = np.asarray(u, np.longdouble) @ W + b
     y = evaluated(NET, params, state, u)
@@ -81,8 +80,8 @@ def test_a_folded_layer_is_the_normalized_one_to_the_rounding_of_its_terms(dtype
 
 
 @DTYPES
-def test_folded_parameters_are_rounded_once(dtype):
-    params, state, _ = trained(DEEP, dtype, 10.0)
+def test_folded_parameters_are_rounded_once(dtype, rng):
+    params, state, _ = trained(rng, DEEP, dtype, 10.0)
     _, layers = fold(DEEP, params, state)
     # float64 itself is all there is for float64: a few roundings of its own
     ulps = 0.51 if dtype == np.float32 else 4
@@ -97,7 +96,7 @@ def test_folded_parameters_are_rounded_once(dtype):
 
 
 @pytest.mark.parametrize("norm_output", [False, True])
-def test_a_folded_network_is_a_baseline_network_with_the_same_outputs(norm_output, key):
+def test_a_folded_network_is_a_baseline_network_with_the_same_outputs(norm_output, key, rng):
     net = dataclasses.replace(DEEP, norm_output=norm_output)
     params, state = init(net, key)
     x = rng.normal(size=(20, 6)) + 2
@@ -109,9 +108,9 @@ def test_a_folded_network_is_a_baseline_network_with_the_same_outputs(norm_outpu
     np.testing.assert_allclose(applied(baseline, layers, x), y, rtol=1e-12, atol=1e-13)
 
 
-def test_folding_is_traced_once_and_maps_and_scans():
+def test_folding_is_traced_once_and_maps_and_scans(rng):
     chex.clear_trace_counter()
-    many = [trained(NET, np.float64)[:2] for _ in range(3)]
+    many = [trained(rng, NET, np.float64)[:2] for _ in range(3)]
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *many)
 
     @jax.jit
@@ -129,16 +128,16 @@ def test_folding_is_traced_once_and_maps_and_scans():
                     np.testing.assert_allclose(a[k], b, rtol=1e-13, atol=1e-14)
 
 
-def kernel(n_in, n, *, first):
+def kernel(rng, n_in, n, *, first):
     """A convolution's kernel with its output features first (OIHW) or last (HWIO)."""
     W = rng.normal(size=(n, n_in, 3, 3)) if first else rng.normal(size=(3, 3, n_in, n))
     return W.astype(np.float32), ("NCHW", "OIHW", "NCHW") if first else ("NHWC", "HWIO", "NHWC")
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["HWIO", "OIHW"])
-def test_a_convolution_folds_along_its_output_features(first):
+def test_a_convolution_folds_along_its_output_features(first, rng):
     n_in, n = 2, 4
-    W, numbers = kernel(n_in, n, first=first)
+    W, numbers = kernel(rng, n_in, n, first=first)
     b, gamma, beta, mean = rng.normal(size=(4, n)).astype(np.float32)
     var = rng.uniform(0.5, 2, n).astype(np.float32)
     x = rng.normal(size=(3, n_in, 5, 5) if first else (3, 5, 5, n_in)).astype(np.float32)
@@ -156,7 +155,7 @@ def test_a_convolution_folds_along_its_output_features(first):
 
 
 @pytest.mark.parametrize("without", ["b", "gamma", "beta"])
-def test_what_is_left_out_is_zero_or_one(without):
+def test_what_is_left_out_is_zero_or_one(without, rng):
     W, mean, var = rng.normal(size=(3, 2)), rng.normal(size=2), rng.uniform(1, 2, 2)
     given = {"b": rng.normal(size=2), "gamma": rng.normal(size=2), "beta": rng.normal(size=2)}
     neutral = {**given, without: np.ones(2) if without == "gamma" else np.zeros(2)}

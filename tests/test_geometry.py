@@ -5,35 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import KINDS, MASKS, TARGETS, B, X, chosen, parameters
 
-from bnjax import Network, NormDense, backprop, cost, geometry, identities, init
-from bnjax.activations import ACTIVATIONS, Activation
-from bnjax.costs import COSTS, Cost
+from bnjax import Network, NormDense, backprop, cost, geometry, identities
+from bnjax.activations import ACTIVATIONS
+from bnjax.costs import COSTS
 from bnjax.geometry import parts as parts_room
 from bnjax.identities.quick import quick
-
-rng = np.random.default_rng(0)
-KINDS = {"baseline": {"norm": False}, "norm": {}, "norm output": {"norm_output": True}}
-B = 7
-X, TARGETS = jnp.asarray(rng.normal(size=(B, 3))), jnp.asarray(rng.random((B, 2)))
-MASKS = {
-    "no mask": None,
-    "mask": jnp.array([1, 1, 0, 1, 1, 0, 1]) > 0,
-    "weights": jnp.asarray(rng.random(B)).at[2].set(0),
-}
-
-
-def parameters(net, dtype=float):
-    """Parameters that are special in nothing: γ is not 1, β and b are not 0."""
-    drawn = np.random.default_rng(1)
-    params, state = init(net, jax.random.key(0))
-    return jax.tree.map(
-        lambda p: jnp.asarray(p + 0.3 * drawn.normal(size=p.shape), dtype), params
-    ), state
-
-
-def chosen(number, functions):
-    return lambda *args: jax.lax.switch(number, functions, *args)
 
 
 def terms(layer, p):
@@ -73,7 +51,6 @@ def assert_passed(got, found, layers, tolerance, where=None):
         assert np.all(np.abs(own - wanted) <= tolerance * size)
 
 
-# One program for all activations and costs, of which two numbers choose: compiling is the cost.
 CASES = list(itertools.product(KINDS, MASKS, [0.0, 1e-5, 0.3]))
 QUICK = [
     ("baseline", "weights", 0.0),
@@ -86,7 +63,7 @@ QUICK = [
     ("kind", "mask", "eps"),
     [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
 )
-def test_gradients_put_together_from_angles_are_those_of_jax(kind, mask, eps, monkeypatch):
+def test_gradients_put_together_from_angles_are_those_of_jax(kind, mask, eps):
     def network(**more):
         return Network((3, 4, 2), **KINDS[kind], eps=eps, **more)
 
@@ -94,11 +71,8 @@ def test_gradients_put_together_from_angles_are_those_of_jax(kind, mask, eps, mo
 
     @quick()
     def both(activation, cost_number, params, state):
-        g, g_prime = (chosen(activation, f) for f in zip(*ACTIVATIONS.values(), strict=True))
-        one_of_all = Cost(*(chosen(cost_number, f) for f in zip(*COSTS.values(), strict=True)))
-        with monkeypatch.context() as patch:
-            patch.setitem(COSTS, "one of all", one_of_all)
-            net = network(cost="one of all", activation=Activation(g, g_prime))
+        with chosen(activation, cost_number) as options:
+            net = network(**options)
 
             def objective(params):
                 return cost(net, params, state, X, TARGETS, rule="autodiff", where=where)[0]

@@ -31,7 +31,7 @@ jitted = jax.jit(normalize, static_argnames="axis")
         pytest.param((257, 7), jnp.bfloat16, marks=pytest.mark.slow),
     ],
 )
-def test_place_and_company_of_a_sample_change_no_bit(shape, dtype):
+def test_place_and_company_of_a_sample_change_no_bit(shape, dtype, rng):
     x = jnp.asarray(rng.normal(size=shape) * 3 + 5, dtype)
     given = jnp.asarray(rng.uniform(0.5, 2, (4, shape[1])), jnp.float32)
     order = rng.permutation(shape[0])
@@ -60,14 +60,14 @@ def seen(state, mean=0.5, var=2.0, remainder=0.0):
 evaluate = jax.jit(lambda net, *args: bn_apply(net, *args, train=False)[0], static_argnums=0)
 
 
-def test_a_network_evaluates_each_sample_alone_to_the_rounding_of_its_products():
+def test_a_network_evaluates_each_sample_alone_to_the_rounding_of_its_products(rng):
     state = seen(UNSEEN)
     y, order = evaluate(NET, PARAMS, state, X), rng.permutation(len(X))
     np.testing.assert_allclose(evaluate(NET, PARAMS, state, X[order]), y[order], rtol=1e-13)
     np.testing.assert_allclose(evaluate(NET, PARAMS, state, X[3:4]), y[3:4], rtol=1e-13)
 
 
-def test_evaluation_uses_both_parts_of_the_mean():
+def test_evaluation_uses_both_parts_of_the_mean(rng):
     net = Network((1, 3), norm_output=True)
     params, state = init(net, jax.random.key(0))
     single = partial(jax.tree.map, lambda a: a.astype(jnp.float32) if a.dtype == np.float64 else a)

@@ -6,11 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from compiling import quick_jit
 
 from bnjax import Activation, Network, apply, bn_apply, cost, init
 
 rng = np.random.default_rng(0)
 X, TARGETS = rng.normal(size=(6, 4)), (rng.random((6, 2)) > 0.5).astype(float)
+
+
+run = quick_jit(bn_apply, static_argnames=("net", "train"))
 
 
 def sigmoid(a):
@@ -31,7 +35,8 @@ def test_apply_is_bl1(key):
     (first, last), _ = init(net, key)
     first = first._replace(b=jnp.arange(5.0))
     wanted = sigmoid(X @ np.asarray(first.W) + np.arange(5.0)) @ np.asarray(last.W)
-    np.testing.assert_allclose(apply(net, (first, last), X), wanted, rtol=1e-12)
+    got = quick_jit(apply, static_argnums=0)(net, (first, last), X)
+    np.testing.assert_allclose(got, wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize("norm_output", [False, True])
@@ -41,7 +46,7 @@ def test_bn_apply_is_bn1_to_bn3(key, norm_output):
     first = first._replace(gamma=jnp.arange(1.0, 6.0), beta=jnp.arange(5.0))
     u = sigmoid(reference.batch_norm(X @ first.W, first.gamma, first.beta, eps=0.1)[0])
     wanted = reference.batch_norm(u @ last.W, eps=0.1)[0] if norm_output else u @ last.W
-    got, new = bn_apply(net, (first, last), state, X, train=True)
+    got, new = run(net, (first, last), state, X, train=True)
     np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-13)
     np.testing.assert_allclose(new[0].mean, (X @ first.W).mean(0), rtol=1e-11)
     assert len(new) == len(state) == 1 + norm_output
@@ -50,7 +55,7 @@ def test_bn_apply_is_bn1_to_bn3(key, norm_output):
 def test_evaluation_uses_the_statistics_and_leaves_the_state(key):
     net = Network((4, 5, 2), decay=None)
     params, state = init(net, key)
-    _, state = bn_apply(net, params, state, X, train=True)
+    _, state = run(net, params, state, X, train=True)
     together, same = bn_apply(net, params, state, X, train=False)
     assert same is state
     alone, _ = bn_apply(net, params, state, X[2:3], train=False)
@@ -68,7 +73,7 @@ def test_a_masked_sample_influences_nothing(key, norm):
     def f(params, x, targets, where=None):
         return cost(net, params, state, x, targets, where=where)
 
-    value_and_grad = jax.jit(jax.value_and_grad(f, has_aux=True))
+    value_and_grad = quick_jit(jax.value_and_grad(f, has_aux=True))
     got = value_and_grad(params, x, targets, where)
     wanted = value_and_grad(params, X[where], TARGETS[where])
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
@@ -79,7 +84,9 @@ def test_an_activation_of_one_s_own(key):
     net = Network((4, 5, 2), activation=Activation(jnp.sin, jnp.cos), norm=False)
     params, _ = init(net, key)
     wanted = np.sin(X @ params[0].W) @ params[1].W
-    np.testing.assert_allclose(jax.jit(apply, static_argnums=0)(net, params, X), wanted, rtol=1e-12)
+    np.testing.assert_allclose(
+        quick_jit(apply, static_argnums=0)(net, params, X), wanted, rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +131,7 @@ def test_several_running_statistics_are_kept_side_by_side(key):
     for net in nets:
         params, state = init(net, key)
         for x in (X, X[::-1] + 1, 2 * X):
-            _, state = bn_apply(net, params, state, x, train=True)
+            _, state = run(net, params, state, x, train=True)
         kept.append(state)
     chex.assert_trees_all_equal(kept[2], (*kept[0], *kept[1]))
     pairs = zip((nets[0], nets[0], nets[2]), kept, strict=True)

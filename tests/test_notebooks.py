@@ -2,11 +2,11 @@
 
 import ast
 import json
-import os
 import re
 from pathlib import Path
 
 import pytest
+from processes import HANGING, environment
 
 import bnjax
 from bnjax import identities
@@ -67,13 +67,13 @@ def test_a_notebook_runs_from_start_to_end_without_a_warning(path):
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
         notebook,
-        timeout=300,
+        timeout=HANGING,
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
         extra_arguments=["--log-level=ERROR"],
     )
     # what is tested is this tree, also where the package is installed
-    client.execute(env=os.environ | {"PYTHONPATH": str(ROOT)})
+    client.execute(env=environment())
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", ())]
     assert [out.text for out in outputs if out.get("name") == "stderr"] == []
     assert sum("image/png" in out.get("data", ()) for out in outputs) >= 2

@@ -10,18 +10,19 @@ import pytest
 from bnjax import batch_norm, population
 from bnjax.moments import Moments
 
-rng = np.random.default_rng(0)
 
-
-def batches(k, B=4, n=2):
+def batches(rng, k, B=4, n=2):
     x = rng.normal(size=(k, B, n)) + 3
     return x, [Moments(jnp.asarray(b.mean(0)), jnp.asarray(b.var(0)), jnp.full(n, B)) for b in x]
+
+
+update = jax.jit(population.update, static_argnames="decay")
 
 
 def fed(moments, decay):
     state = population.init(2, jnp.float64)
     for one in moments:
-        state = population.update(state, one, decay=decay)
+        state = update(state, one, decay=decay)
     return state
 
 
@@ -37,16 +38,16 @@ def wide(state):
     return np.asarray(state.mean, np.float64) + np.asarray(state.remainder, np.float64)
 
 
-def test_the_cumulative_average_is_p1_and_p2():
-    x, moments = batches(7)
+def test_the_cumulative_average_is_p1_and_p2(rng):
+    x, moments = batches(rng, 7)
     mean, var = population.statistics(fed(moments, None))
     np.testing.assert_allclose(mean, x.mean(1).mean(0), rtol=1e-13)
     np.testing.assert_allclose(var, 4 / 3 * x.var(1).mean(0), rtol=1e-13)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.999])
-def test_the_moving_average_is_p7_for_mean_and_variance_from_the_first_batch_on(decay):
-    x, moments = batches(5)
+def test_the_moving_average_is_p7_for_mean_and_variance_from_the_first_batch_on(decay, rng):
+    x, moments = batches(rng, 5)
     for k in range(1, 6):
         weights = (1 - decay) * decay ** np.arange(k - 1, -1, -1) / (1 - decay**k)  # P.7
         mean, var = population.statistics(fed(moments[:k], decay))
@@ -54,8 +55,8 @@ def test_the_moving_average_is_p7_for_mean_and_variance_from_the_first_batch_on(
         np.testing.assert_allclose(var, weights @ x[:k].var(1) * 4 / 3, rtol=1e-11)
 
 
-def test_a_batch_with_nan_is_skipped_and_counted():
-    _, moments = batches(2)
+def test_a_batch_with_nan_is_skipped_and_counted(rng):
+    _, moments = batches(rng, 2)
     broken = moments[1]._replace(mean=jnp.array([jnp.nan, 1.0]))
     state = fed([moments[0], broken], 0.9)
     assert state.skipped.tolist() == [1, 0] and state.batches.tolist() == [1, 2]
@@ -63,17 +64,14 @@ def test_a_batch_with_nan_is_skipped_and_counted():
 
 
 @pytest.mark.parametrize("count", [0.0, 1.0])
-def test_a_count_of_zero_or_one_changes_nothing(count):
-    _, moments = batches(1)
+def test_a_count_of_zero_or_one_changes_nothing(count, rng):
+    _, moments = batches(rng, 1)
     before = fed(moments, 0.9)
     after = population.update(
         before, moments[0]._replace(mean=jnp.ones(2), count=jnp.full(2, count))
     )
     for a, b in zip(before, after, strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-jitted_update = jax.jit(population.update, static_argnames="decay")
 
 
 @pytest.mark.parametrize("decay", [0.99, None])
@@ -85,7 +83,7 @@ def test_the_variance_is_the_batches_own_from_the_first_batch_on(k, decay):
     one = Moments(jnp.array([3.0]), jnp.array([var * (n - 1) / n]), jnp.array([float(n)]))
     state = population.init(1, jnp.float64)
     for _ in range(k):
-        state = jitted_update(state, one, decay=decay)
+        state = update(state, one, decay=decay)
     np.testing.assert_allclose(population.statistics(state), [[3.0], [var]], rtol=1e-12)
 
 
@@ -124,7 +122,7 @@ def gathered(moments):
     return jax.lax.scan(take, (init, init, empty, init), moments)[0]
 
 
-def test_a_large_mean_loses_nothing_in_a_long_average():
+def test_a_large_mean_loses_nothing_in_a_long_average(rng):
     means = (rng.normal(size=(K, 3)) / 8 + LARGE).astype(np.float32)
     moments = Moments(
         *(jnp.asarray(a, jnp.float32) for a in (means, 0 * means + 1, 0 * means + 64))
@@ -140,7 +138,7 @@ def test_a_large_mean_loses_nothing_in_a_long_average():
     np.testing.assert_array_equal(population.statistics(average)[0], average.mean)
 
 
-def test_average_weighs_batches_alike_and_pool_weighs_samples_alike():
+def test_average_weighs_batches_alike_and_pool_weighs_samples_alike(rng):
     x = rng.normal(size=(30, 2)) + 3
     parts = np.split(x, [1, 4, 9, 20])
     average, pool = population.average(of(parts)), population.pool(of(parts))
@@ -152,7 +150,7 @@ def test_average_weighs_batches_alike_and_pool_weighs_samples_alike():
     np.testing.assert_allclose(pool, [x.mean(0), x.var(0)], rtol=1e-13)
 
 
-def test_weighted_batches_pool_to_the_weighted_data():
+def test_weighted_batches_pool_to_the_weighted_data(rng):
     x, w = rng.normal(size=(3, 5, 2)) + 3, rng.uniform(0, 2, (3, 5, 1))
     w[0, 1] = 0
     moments = [
@@ -170,7 +168,7 @@ def pooled(part, dtype):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1e-6), (np.float64, 1e-14)])
-def test_pools_merge_in_any_order(dtype, bound):
+def test_pools_merge_in_any_order(dtype, bound, rng):
     x = rng.normal(size=(30, 2)) + 100
     pools = [pooled(part, dtype) for part in np.split(x, [1, 4, 20])]
     merge = jax.jit(population.merge)
@@ -193,7 +191,7 @@ def test_an_empty_pool_merges_with_a_mean_whose_square_overflows():
     np.testing.assert_array_equal(jnp.concatenate(pool[:3]), jnp.array([1e30, 1, 2], jnp.float32))
 
 
-def test_a_pool_reads_as_a_state_does():
+def test_a_pool_reads_as_a_state_does(rng):
     moments = of(np.split(rng.normal(size=(9, 2)), [4]))
     pool = population.empty(2, jnp.float64)
     for k in range(2):
@@ -208,7 +206,7 @@ def test_a_pool_reads_as_a_state_does():
 
 
 @pytest.mark.parametrize("replacement", [True, False])
-def test_what_the_averaged_variance_estimates_depends_on_how_batches_are_drawn(replacement):
+def test_what_the_averaged_variance_estimates_depends_on_how_batches_are_drawn(replacement, rng):
     N, B, draws = 6, 3, 20_000
     people = rng.normal(size=N)
     if replacement:  # P.2
@@ -225,7 +223,7 @@ def test_what_the_averaged_variance_estimates_depends_on_how_batches_are_drawn(r
     assert abs(mean[0] - people.mean()) < 4 * batches.mean(1).std() / draws**0.5
 
 
-def test_nothing_is_traced_twice_for_the_same_shapes():
+def test_nothing_is_traced_twice_for_the_same_shapes(rng):
     chex.clear_trace_counter()
 
     @jax.jit
@@ -236,12 +234,12 @@ def test_nothing_is_traced_twice_for_the_same_shapes():
         return state, both, population.statistics(population.to_state(both))
 
     state, pool = population.init(2, jnp.float64), population.empty(2, jnp.float64)
-    for one in batches(3)[1]:
+    for one in batches(rng, 3)[1]:
         state, pool, _ = all_of_it(state, pool, one)
     assert state.batches.tolist() == [3, 3]
 
 
-def test_average_and_pool_called_eagerly_are_traced_once(monkeypatch):
+def test_average_and_pool_called_eagerly_are_traced_once(monkeypatch, rng):
     calls = []
     for room, name in ((population.running, "update"), (population.pooled, "merge")):
         original = getattr(room, name)
@@ -259,7 +257,7 @@ def test_average_and_pool_called_eagerly_are_traced_once(monkeypatch):
     assert seen[0] > 0 and seen[1:] == seen[:1] * 2
 
 
-def test_pooling_maps_and_scans():
+def test_pooling_maps_and_scans(rng):
     x = rng.normal(size=(3, 4, 5, 2))  # three streams of four batches
     stacked = [of(list(stream)) for stream in x]
     moments = jax.tree.map(lambda *m: jnp.stack(m), *stacked)
@@ -268,8 +266,8 @@ def test_pooling_maps_and_scans():
     np.testing.assert_allclose(var, x.var((1, 2)), rtol=1e-12)
 
 
-def test_updates_run_in_a_scan():
-    _, moments = batches(6)
+def test_updates_run_in_a_scan(rng):
+    _, moments = batches(rng, 6)
     stacked = jax.tree.map(lambda *m: jnp.stack(m), *moments)
     state, _ = jax.lax.scan(
         lambda s, m: (population.update(s, m), None), population.init(2, jnp.float64), stacked

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiling import quick_jit
 from jax.tree_util import Partial
 
 from bnjax import Network, cost, training
@@ -17,13 +18,13 @@ NETS = {"bn": Network((4, 5, 2)), "baseline": Network((4, 5, 2), norm=False)}
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 def test_a_step_of_sgd_is_bl6(key, net, gradient):
     start = training.init(net, optax.sgd(0.3), key)
-    after, value = jax.jit(training.make_step(net, optax.sgd(0.3), gradient=gradient))(
+    after, value = quick_jit(training.make_step(net, optax.sgd(0.3), gradient=gradient))(
         start, X, TARGETS
     )
     objective = jax.value_and_grad(
         lambda p: cost(net, p, start.state, X, TARGETS, rule="autodiff"), has_aux=True
     )
-    (wanted, state), grads = jax.jit(objective)(start.params)
+    (wanted, state), grads = quick_jit(objective)(start.params)
     moved = jax.tree.map(lambda p, g: p - 0.3 * g, start.params, grads)  # BL.6
     chex.assert_trees_all_close((after.params, after.state), (moved, state), rtol=1e-11, atol=1e-13)
     assert after.step == 1 and abs(value - wanted) < 1e-13
@@ -41,7 +42,7 @@ def test_shuffle_deals_every_sample_once(key):
 def test_an_epoch_is_its_steps_with_the_last_batch_whole(key, net, batch_size):
     optimizer = optax.sgd(0.5, momentum=0.9)
     order = training.shuffle(key, 11, batch_size)
-    step = jax.jit(training.make_step(net, optimizer))
+    step = quick_jit(training.make_step(net, optimizer))
     one_by_one, wanted = training.init(net, optimizer, key), []
     for indices in np.asarray(order):
         rows = indices[indices >= 0]
@@ -77,7 +78,7 @@ def test_chex_sees_one_trace(key):
     net, optimizer = NETS["bn"], optax.sgd(0.5)
     chex.clear_trace_counter()
     step = chex.assert_max_traces(training.make_step(net, optimizer), n=1)
-    epoch = jax.jit(lambda s, o: jax.lax.scan(lambda s, i: step(s, X[i], TARGETS[i]), s, o))
+    epoch = quick_jit(lambda s, o: jax.lax.scan(lambda s, i: step(s, X[i], TARGETS[i]), s, o))
     state = training.init(net, optimizer, key)
     for number in range(3):
         state, _ = epoch(state, training.shuffle(jax.random.fold_in(key, number), 8, 4))
@@ -96,10 +97,11 @@ def test_steps_map_over_seeds_and_learning_rates(key):
             state, value = training.make_step(net, optimizer)(state, X, TARGETS)
         return state.params, value
 
-    grid = jax.jit(jax.vmap(jax.vmap(trained, (None, 0)), (0, None)))(rates, seeds)
+    grid = quick_jit(jax.vmap(jax.vmap(trained, (None, 0)), (0, None)))(rates, seeds)
+    trained = quick_jit(trained)
     for i in range(2):
         for j in range(2):
-            alone = jax.jit(trained)(rates[i], seeds[j])
+            alone = trained(rates[i], seeds[j])
             chex.assert_trees_all_close(
                 jax.tree.map(lambda a, i=i, j=j: a[i, j], grid), alone, rtol=1e-10, atol=1e-12
             )
@@ -229,8 +231,8 @@ def test_a_batch_spread_over_a_mapped_axis_is_one_batch(key):
 
     rows = (a[:10].reshape(2, 5, *a.shape[1:]) for a in (X, TARGETS, where))
     step = training.make_step(NETS["bn"], optimizer, axis_name="half")
-    halves = jax.jit(jax.vmap(step, in_axes=(None, 0, 0, 0), axis_name="half"))(start, *rows)
-    whole = jax.jit(training.make_step(NETS["bn"], optimizer))(start, X[:10], TARGETS[:10], where)
+    halves = quick_jit(jax.vmap(step, in_axes=(None, 0, 0, 0), axis_name="half"))(start, *rows)
+    whole = quick_jit(training.make_step(NETS["bn"], optimizer))(start, X[:10], TARGETS[:10], where)
     for half in range(2):
         got = jax.tree.map(lambda a, half=half: a[half], halves)
         chex.assert_trees_all_close(got, whole, rtol=1e-11, atol=1e-13)
