@@ -2,14 +2,15 @@
 
 import jax
 
-from bnjax.identities.quick import _options
+from bnjax._xla import options_for_small_programs
 
 
 def quick_jit(function, **more):
     """Jit a function for a few runs on small arrays."""
-    return jax.jit(function, compiler_options=_options(), **more)
+    return jax.jit(function, compiler_options=options_for_small_programs(), **more)
 
 
 def quick_flags():
     """The same for all that a process compiles, as its XLA_FLAGS."""
-    return " ".join(f"--{name}={str(value).lower()}" for name, value in _options().items())
+    options = options_for_small_programs()
+    return " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())

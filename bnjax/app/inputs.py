@@ -15,7 +15,8 @@ from bnjax.training import TrainState
 def make_percentiles(net: Network, probe: Array) -> Callable[[TrainState], Array]:
     """Make train_state -> 15th, 50th, 85th percentile of the last hidden layer's inputs, (3, n)."""
     # the network that ends there: its logits are what the last hidden activation is fed with
-    inner = dataclasses.replace(net, sizes=net.sizes[:-1], norm_output=net.norm)
+    ends_there = {"sizes": net.sizes[:-1], "norm_output": net.norm, "other_decays": ()}
+    inner = dataclasses.replace(net, **ends_there)
 
     def percentiles(train_state: TrainState) -> Array:
         state = train_state.state[: sum(inner.normalized)]
