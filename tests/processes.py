@@ -66,7 +66,9 @@ def until(ready, process):
         running = process.poll() is None and time.monotonic() < latest
         if ready():
             return
-        assert running, "the process ended, or hangs, before what was waited for"
+        if not running:
+            process.kill()
+            raise AssertionError("the process ended, or hangs, before what was waited for")
         time.sleep(0.001)
 
 
