@@ -12,7 +12,9 @@ from functools import cache
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_batching import custom_vmap
 
 Tree = TypeVar("Tree")
 
@@ -21,7 +23,6 @@ _FEW_CHANNELS = 64  # below this a row is mostly overhead, and a column one long
 _MANY_SAMPLES = 1 << 8
 _SMALL = 1 << 17  # numbers up to which short sums matter more than long reads
 _CHAIN = 16  # additions in a row that lose next to nothing
-_BRANCH = 1 << 17  # numbers from which a branch is cheaper than one more pass
 
 
 class Reader(enum.IntEnum):
@@ -117,19 +118,29 @@ def samples_per_row(n: int, channels: int) -> int:
     return max(d for d in range(1, most + 1) if rows % d == 0)
 
 
-def branch_pays(numbers: int) -> bool:
-    """Return whether a batch is so large that a branch is cheaper than one more sum over it."""
-    return numbers >= _BRANCH
-
-
 def by_platform(
     x: Array, *, cpu: Callable[[Array], Tree], elsewhere: Callable[[Array], Tree]
 ) -> Tree:
-    """Apply one of two functions of the same value, the one that suits the platform.
-
-    On a CPU a branch costs nothing; on an accelerator the host may have to wait for it.
-    """
+    """Apply the function of x that suits the platform."""
     return lax.platform_dependent(x, cpu=cpu, default=elsewhere)
+
+
+def cond_any(flags: Array, then: Callable[[], Tree], otherwise: Callable[[], Tree]) -> Tree:
+    """Return `then()` if any flag is set, else `otherwise()`: under vmap, of any of its elements.
+
+    A condition for each element would make `vmap` compute both sides, and select.
+    """
+    return lax.cond(_any(flags), then, otherwise)
+
+
+@custom_vmap
+def _any(flags: Array) -> Array:
+    return jnp.any(flags)
+
+
+@_any.def_vmap
+def _any_of_all(_: int, __: list[bool], flags: Array) -> tuple[Array, bool]:
+    return _any(flags), False
 
 
 def options_for_few_runs() -> dict[str, Any] | None:

@@ -78,28 +78,29 @@ def pull_back_matrix(
 def kernel_times(residuals: Residuals, t: Array) -> Array:
     """Return K(t) of an unweighted batch, (B, n) (D.4)."""
     _, gamma, _, _, split, inv_std = residuals
-    return kernel.K(t, residuals.x, split, kernel.scale(gamma, inv_std), inv_std)
+    return kernel.K(t, residuals.x, split, kernel.scale(gamma, inv_std * split.unit), inv_std)
 
 
 def deviation(residuals: Residuals) -> Array:
-    """Return x − μ, (B, n), 0 where w = 0."""
-    view = layout.of(residuals.x, (1,))
-    x, w = residuals.x, residuals.weights
+    """Return a (x − μ), (B, n), 0 where w = 0."""
+    x, w, split = residuals.x, residuals.weights, residuals.split
     x = x if w is None else jnp.where(w > 0, x, 0)
-    d = moments.subtract_mean(view.view(x), residuals.split, view).reshape(x.shape)
+    view = layout.of(x, (1,))
+    d = moments.deviation(view.view(x), split, view).reshape(x.shape)
+    d -= (split.remainder * split.unit)[None]
     return d if w is None else jnp.where(w > 0, d, 0)
 
 
 def scale_row(residuals: Residuals) -> Array:
     """Return γ r, (1, n)."""
-    return kernel.scale(residuals.gamma, residuals.inv_std)[None]
+    return kernel.scale(residuals.gamma, residuals.inv_std * residuals.split.unit)[None]
 
 
 def unpack(residuals: Residuals) -> Intermediates:
     """Return x̂, r and the moments that the residuals stand for."""
-    shift, remainder, var, count = residuals.split
-    x_hat = deviation(residuals) * residuals.inv_std[None]
-    return Intermediates(x_hat, residuals.inv_std, Moments(shift + remainder, var, count))
+    split, inv_std = residuals.split, residuals.inv_std
+    x_hat = deviation(residuals) * inv_std[None]
+    return Intermediates(x_hat, inv_std * split.unit, Moments(*split.natural(), split.count))
 
 
 def _config(x: Array, eps: float) -> RuleConfig:

@@ -1,21 +1,29 @@
-"""Mean and biased variance over the samples, exact for every mean, weighting and device count.
+"""Mean and biased variance over the samples, exact for every mean, scale, weighting, device count.
 
 (BN.2)  μ = ⟨x⟩,  σ² = ⟨(x − μ)²⟩
 (D.17)  ⟨t⟩ = Σ_s w_s t_s / n,  n = Σ_s w_s
 
-Both sums are formed around a shift s near the mean, in one pass each:
+Both means are formed around a shift s near μ and in units of a power of two, in one pass each:
 
-    d = x − s,  ρ = ⟨d⟩
-==> μ = s + ρ,  σ² = ⟨(d − ρ)²⟩ = ⟨d²⟩ − ρ²
+    d = a (x − s)
+==> a (μ − s) = ⟨d⟩,  a² σ² = ⟨(d − ⟨d⟩)²⟩ = ⟨d²⟩ − ⟨d⟩²
 
-E[x²] − E[x]², which is this with s = 0, loses every digit once |μ| ≫ σ; around any s it errs by
-about 1 + (ρ/σ)² roundings. So no single row is trusted as the shift: it may lie √n σ away. And the
-mean stays in two floats, s and ρ, until x − μ has been formed: one float cannot hold μ to better
-than |μ| 6e-8, which is a large part of σ once |μ| ≫ σ.
+The shift: E[x²] − E[x]², which is this with s = 0, loses every digit once |μ| ≫ σ; around any s it
+errs by about 1 + (⟨d⟩/aσ)² roundings. No sample is trusted as the shift, nor several: they may lie
+√n σ away. The sums say so themselves, and are then formed again around the mean that they found.
+
+The mean stays in two floats, s and ρ = μ − s, until x − μ has been formed: one float cannot hold μ
+to better than |μ| 6e-8, which is a large part of σ once |μ| ≫ σ.
+
+The unit: σ² leaves float32 where σ leaves 1e-19 … 1e19. A factor a = 2^k about as large as 1/σ
+keeps a² σ² near 1, and rounds nothing. For ordinary σ it is 1, which costs nothing.
+
+s and a are constants to differentiation: μ and σ² depend on x through d alone.
 
 Source: S0–S4; the weights are ours.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -43,20 +51,37 @@ class Moments(NamedTuple):
 
 
 class SplitMoments(NamedTuple):
-    """The same with the mean in two floats, μ = shift + remainder; (channels,) each."""
+    """The same, kept so that nothing is rounded and nothing overflows; (channels,) each.
+
+    Attributes:
+        shift: s, a float near the mean.
+        remainder: ρ; μ = s + ρ.
+        unit: a, a power of two.
+        var: a² σ².
+        count: n.
+    """
 
     shift: Array
     remainder: Array
+    unit: Array
     var: Array
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
 
+    def natural(self) -> tuple[Array, Array]:
+        """Return μ and σ², each in one float."""
+        size = 1 / self.unit  # not σ² / a / a, which XLA turns into σ² / a², and that may underflow
+        return self.shift + self.remainder, size * (size * self.var)
 
-def split_moments(x: Array, layout: Layout, weights: Array | None = None) -> SplitMoments:
+
+def split_moments(
+    x: Array, layout: Layout, eps: float, weights: Array | None = None
+) -> SplitMoments:
     """Compute the moments of this device's samples (BN.2, D.17).
 
     Args:
         x: The batch, in `layout`; finite where the weight is zero.
         layout: Where its samples are.
+        eps: ε, beside which a variance may be too small to matter.
         weights: None, or w ≥ 0 in the accumulator's dtype, in `layout` too.
 
     Returns:
@@ -65,115 +90,149 @@ def split_moments(x: Array, layout: Layout, weights: Array | None = None) -> Spl
     Example:
         >>> from bnjax import layout
         >>> x = jnp.array([[1e8], [1e8 + 8]], jnp.float32)
-        >>> moments = split_moments(x, layout.of(x, (1,)))
-        >>> print(moments.shift, moments.remainder, moments.var)
-        [1.e+08] [4.] [16.]
+        >>> split = split_moments(x, layout.of(x, (1,)), 0.0)
+        >>> print(split.shift + split.remainder, split.var / split.unit**2)
+        [1.e+08] [16.]
     """
     dtype = accumulator_dtype(x.dtype)
     if layout.n == 0:
         zero = jnp.zeros(layout.channels, dtype)
-        return SplitMoments(zero, zero, zero, zero)
-    if weights is not None:
-        return _weighted_moments(x, layout, weights)
-    shift, remainder, var = _xla.by_platform(
-        x,
-        cpu=partial(_around_a_sample, layout=layout),
-        elsewhere=partial(_around_the_mean, layout=layout),
-    )
-    return SplitMoments(shift, remainder, var, jnp.full(layout.channels, layout.n, dtype))
+        return SplitMoments(zero, zero, jnp.ones_like(zero), zero, zero)
+    if weights is None:
+        n, p = jnp.full(layout.channels, layout.n, dtype), None
+        shift = _first_shift(x, layout)
+    else:
+        n = layout.sum_weights(weights)
+        p = fractions(weights, n, layout)
+        shift = _mean_around_a_sample(x, p, layout)
+        x = jnp.where(weights > 0, x.astype(dtype), layout.row(shift))
+    shift, unit, d, square = _guarded_means(x, shift, p, layout, eps)
+    return SplitMoments(shift, d / unit, unit, jnp.maximum(square - d**2, 0), n)
 
 
-def subtract_mean(x: Array, split: SplitMoments, layout: Layout) -> Array:
-    """Return x − μ of a view of x, without rounding μ to one float first."""
-    return _subtract(x, split.shift, layout) - layout.row(split.remainder)
+def fractions(weights: Array, n: Array, layout: Layout) -> Array:
+    """Return p = w/n in the layout: however large or small all weights are, they sum to 1."""
+    return weights * layout.row(1 / jnp.where(n > 0, n, 1))
+
+
+def deviation(x: Array, split: SplitMoments, layout: Layout) -> Array:
+    """Return d = a (x − s) of a view of x. a (x − μ) is d − aρ, and a ρ a vector over channels."""
+    return (x.astype(split.shift.dtype) - layout.row(split.shift)) * layout.row(split.unit)
 
 
 def reread_batch(x: Array, split: SplitMoments, reader: Reader) -> tuple[Array, SplitMoments]:
-    """Return x and its moments so that this reader forms x − shift anew (`_xla.reread`)."""
-    x, shift = _xla.reread((x, split.shift), reader)
-    return x, split._replace(shift=shift)
+    """Return x and its moments so that this reader forms x − s anew (`_xla.reread`)."""
+    x, shift, unit = _xla.reread((x, split.shift, split.unit), reader)
+    return x, split._replace(shift=shift, unit=unit)
 
 
-def combine_devices(split: SplitMoments, axes: Axes) -> SplitMoments:
+def combine_devices(split: SplitMoments, eps: float, axes: Axes) -> SplitMoments:
     """Combine the moments of each device's samples into those of all, by one all_gather.
 
     With p_i = n_i / n and s = Σ p_i s_i it is the same formula over devices instead of samples:
 
         d_i = (s_i − s) + ρ_i,  ρ = Σ p_i d_i
-    ==> μ = s + ρ,  σ² = Σ p_i [σ_i² + (d_i − ρ)²]
+    ==> μ = s + ρ,  a² σ² = Σ p_i [(a/a_i)² a_i² σ_i² + (a (d_i − ρ))²]
 
-    The payload is four numbers per channel and device.
+    The payload is five numbers per channel and device.
     """
     if not axes.names:
         return split
-    s, rem, var, n = jnp.moveaxis(collectives.gather(jnp.stack(split), axes), 1, 0)
+    s, rem, a, var, n = jnp.moveaxis(collectives.gather(jnp.stack(split), axes), 1, 0)
     count = jnp.sum(n, 0)
     p = n / jnp.where(count > 0, count, 1)[None]
     shift = lax.stop_gradient(jnp.sum(p * s, 0))
     d = jnp.where(p > 0, (s - shift[None]) + rem, 0)
     remainder = jnp.sum(p * d, 0)
-    var = jnp.sum(p * (var + (d - remainder[None]) ** 2), 0)
-    return SplitMoments(*collectives.one_per_device((shift, remainder, var), axes), count)
+    d -= remainder[None]
+    sizes = jnp.maximum(jnp.abs(d), jnp.sqrt(lax.stop_gradient(var)) / a)
+    unit = _unit(jnp.max(jnp.where(p > 0, sizes, 0), 0), eps)
+    ratio = unit[None] / a  # its square could overflow where a variance is 0
+    var = jnp.sum(p * (ratio * (ratio * var) + (unit[None] * d) ** 2), 0)
+    return SplitMoments(*collectives.one_per_device((shift, remainder, unit, var), axes), count)
 
 
-def _around_a_sample(x: Array, layout: Layout) -> tuple[Array, Array, Array]:
-    """Shift by one of five samples; again by the mean, only if that was far from any channel's."""
-    if not _xla.branch_pays(x.size):
-        return _around_the_mean(x, layout)
-    five = [layout.sample(x, (2 * i + 1) * layout.n // 10) for i in range(5)]
-    shift = lax.stop_gradient(_median(five).astype(accumulator_dtype(x.dtype)))
-    once = shift, remainder, var = shift, *_sums_around(x, shift, layout)
-    nearer = lax.stop_gradient(shift + remainder)
-    return lax.cond(
-        jnp.any(remainder**2 > 16 * var),
-        lambda: (nearer, *_sums_around(x, nearer, layout)),
-        lambda: once,
-    )
+class _Means(NamedTuple):
+    """⟨d⟩ and ⟨d²⟩ with the shift and the unit of d; (channels,) each."""
+
+    shift: Array
+    unit: Array
+    d: Array
+    square: Array
+
+    def out_of_range(self, eps: float) -> Array:
+        """Return where squares may have overflowed or, as far as it matters, underflowed."""
+        middle = 2.0 ** (jnp.finfo(self.square.dtype).maxexp // 2)
+        d, square = lax.stop_gradient((self.d, self.square))
+        var = square - d**2
+        out = ~(var < middle)
+        return out if eps > 1 / middle else out | ~(var > 1 / middle)
+
+    def far(self) -> Array:
+        """Return where the shift is so far from the mean that it costs digits: two bits, at 2 σ."""
+        d, square = lax.stop_gradient((self.d, self.square))
+        return d**2 > 4 * (square - d**2)
 
 
-def _around_the_mean(x: Array, layout: Layout) -> tuple[Array, Array, Array]:
-    """Shift by the mean, as far as one float holds it: one more pass, and no branch."""
-    # found around one of the samples: a constant channel's deviations are then exactly zero
-    first = lax.stop_gradient(layout.sample(x, 0).astype(accumulator_dtype(x.dtype)))
-    mean = first + layout.sum(_subtract(x, first, layout)) / layout.n
-    shift = lax.stop_gradient(mean)  # a constant: μ = shift + ρ depends on x through ρ alone
-    return shift, *_sums_around(x, shift, layout)
+def _guarded_means(x: Array, shift: Array, p: Array | None, layout: Layout, eps: float) -> _Means:
+    """Form the means around the shift, in units of 1; again only where they are not exact."""
+    around = partial(_means_around, x, p=p, layout=layout)
+    plain = around(shift, jnp.ones_like(shift))
+
+    def in_units() -> _Means:
+        size = layout.max(jnp.abs(x.astype(shift.dtype) - layout.row(shift)))
+        return around(shift, jnp.where(plain.out_of_range(eps), _unit(size, eps), 1))
+
+    def again() -> _Means:
+        means = _xla.cond_any(plain.out_of_range(eps), in_units, lambda: plain)
+        far, step = means.far(), lax.stop_gradient(means.d / means.unit)
+        nearer = jnp.where(far, shift + step, shift)
+        return _xla.cond_any(far, lambda: around(nearer, means.unit), lambda: means)
+
+    return _xla.cond_any(plain.out_of_range(eps) | plain.far(), again, lambda: plain)
 
 
-def _weighted_moments(x: Array, layout: Layout, weights: Array) -> SplitMoments:
-    n = layout.sum_weights(weights)
-    safe = jnp.where(n > 0, n, 1)
-    # around one of the samples that count, for the same reason
-    largest = layout.max(jnp.where(weights > 0, x, -jnp.inf))
-    first = lax.stop_gradient(jnp.where(n > 0, largest, 0).astype(weights.dtype))
-    x = jnp.where(weights > 0, x.astype(weights.dtype), layout.row(first))
-    mean = first + layout.sum(weights * _subtract(x, first, layout)) / safe
-    shift = lax.stop_gradient(mean)
-    return SplitMoments(shift, *_sums_around(x, shift, layout, weights, safe), n)
+def _means_around(
+    x: Array, shift: Array, unit: Array, *, p: Array | None, layout: Layout
+) -> _Means:
+    """Form ⟨d⟩ and ⟨d²⟩, d = a (x − s), by two sums that each read x once."""
+
+    def d(reader: Reader) -> Array:
+        again, s = _xla.reread((x, shift), reader)
+        return (again.astype(s.dtype) - layout.row(s)) * layout.row(unit)
+
+    d1, d2 = d(Reader.REMAINDER), d(Reader.SQUARES)
+    if p is None:
+        return _Means(shift, unit, layout.sum(d1) / layout.n, layout.sum(d2 * d2) / layout.n)
+    return _Means(shift, unit, layout.sum(p * d1), layout.sum(p * d2 * d2))
 
 
-def _sums_around(
-    x: Array,
-    shift: Array,
-    layout: Layout,
-    weights: Array | float = 1.0,
-    n: Array | int | None = None,
-) -> tuple[Array, Array]:
-    """Return ρ = ⟨d⟩ and σ² = ⟨d²⟩ − ρ², d = x − shift, by two sums that each read x once."""
-    n = layout.n if n is None else n
-    d = _subtract(*_xla.reread((x, shift), Reader.REMAINDER), layout)
-    remainder = layout.sum(weights * d) / n
-    d = _subtract(*_xla.reread((x, shift), Reader.SQUARES), layout)
-    return remainder, jnp.maximum(layout.sum(weights * d * d) / n - remainder**2, 0)
+def _first_shift(x: Array, layout: Layout) -> Array:
+    """Return the mean of eight samples; of a constant channel, exactly its constant."""
+
+    def mean_of_few(x: Array) -> Array:
+        few = layout.few_samples(x).astype(accumulator_dtype(x.dtype)) / 8
+        while len(few) > 1:  # in pairs: sums of equal numbers, which round nothing
+            few = few[::2] + few[1::2]
+        return lax.stop_gradient(few[0])
+
+    # an accelerator puts Σ x and Σ x² into the product that x comes from; a shift has to wait for x
+    return _xla.by_platform(x, cpu=mean_of_few, elsewhere=lambda x: jnp.zeros_like(mean_of_few(x)))
 
 
-def _subtract(x: Array, shift: Array, layout: Layout) -> Array:
-    return x.astype(shift.dtype) - layout.row(shift)
+def _mean_around_a_sample(x: Array, p: Array, layout: Layout) -> Array:
+    """Return the mean, found around a sample that counts; of a constant, exactly its constant."""
+    largest = layout.max(jnp.where(p > 0, x, -jnp.inf))
+    first = jnp.where(largest > -jnp.inf, largest, 0).astype(p.dtype)
+    d = jnp.where(p > 0, x.astype(p.dtype) - layout.row(first), 0)
+    return lax.stop_gradient(first + layout.sum(p * d))
 
 
-def _median(values: list[Array]) -> Array:
-    """Return the median of five by comparisons: no sort over so few, and no outlier wins."""
-    a, b, c, d, e = values
-    low = jnp.maximum(jnp.minimum(a, b), jnp.minimum(c, d))
-    high = jnp.minimum(jnp.maximum(a, b), jnp.maximum(c, d))
-    return jnp.maximum(jnp.minimum(low, high), jnp.minimum(jnp.maximum(low, high), e))
+def _unit(size: Array, eps: float) -> Array:
+    """Return a power of two by which deviations of this size are about 1; a²ε overflows nowhere."""
+    size = jnp.maximum(lax.stop_gradient(size), math.sqrt(eps))
+    info = jnp.finfo(size.dtype)
+    most = 2.0 ** (info.maxexp - 2)
+    # without a mantissa a number is a power of two
+    power = lax.reduce_precision(jnp.clip(size, 1 / most, most), info.nexp, 0)
+    return jnp.where(size > 0, 1 / power, 1)

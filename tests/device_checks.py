@@ -325,8 +325,9 @@ def test_plain_jit_of_a_sharded_batch_is_right_and_communicates_little(rule):
     close((y, moments.mean, moments.var), (wide, mean, var))
     close(grads, reference.pull_back(X, np.cos(wide) * Y_BAR, GAMMA))
     counts = collectives(both, x, gamma, beta, y_bar)
-    # the five samples of the first shift travel from device to device
-    assert counts.pop("all-reduce") <= 4 and counts.pop("collective-permute", 0) <= 4
+    # the eight samples of the first shift; the sums; in the rare branch the size of deviations
+    # and the sums once or twice more; the pull-back's sums
+    assert counts.pop("all-reduce") <= 6
     assert not counts
 
 

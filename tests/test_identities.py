@@ -253,7 +253,9 @@ def slope_off_by_a_little(monkeypatch):
 
 
 def epsilon_outside(monkeypatch):
-    monkeypatch.setattr(kernel, "inverse_std", lambda var, eps: 1 / (jnp.sqrt(var) + eps))
+    monkeypatch.setattr(
+        kernel, "inverse_std", lambda var, eps, a=1.0: 1 / (jnp.sqrt(var) + a * eps)
+    )
 
 
 def without_ones(centre, scale, removed):
@@ -269,7 +271,7 @@ def off_by_little(centre, scale, removed):
 
 
 def sums_for_means(centre, scale, removed):
-    return centre._replace(count=jnp.ones_like(centre.count)), scale, removed
+    return centre, scale, type(removed)(*(centre.count * part for part in removed))
 
 
 PLANTS = {

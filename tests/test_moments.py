@@ -10,11 +10,12 @@ from bnjax.norm import batch_norm
 
 @jax.jit
 def measure(x, weights=None):
-    """The moments of (B, n), and x − μ."""
+    """The moments of (B, n), and x − μ in their unit."""
     columns = layout.of(x, (1,))
     view = columns.view(x)
-    split = moments.split_moments(view, columns, weights)
-    return split, moments.subtract_mean(view, split, columns).reshape(x.shape)
+    split = moments.split_moments(view, columns, 0.0, weights)
+    deviations = moments.deviation(view, split, columns).reshape(x.shape)
+    return split, deviations - (split.remainder * split.unit)[None]
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0, 1e2, 1e4, 1e6])
@@ -25,8 +26,8 @@ def test_deviations_and_variance_are_exact_for_any_mean_and_any_outlier(offset, 
         x[outlier] = 0 if offset else 1e4
     centre, deviations = measure(x)
     wide = x.astype(np.float64)
-    assert relative(centre.var, wide.var(0)) < 5e-7
-    assert relative(deviations, wide - wide.mean(0)) < 5e-7
+    assert relative(centre.natural()[1], wide.var(0)) < 5e-7
+    assert relative(deviations / centre.unit[None], wide - wide.mean(0)) < 5e-7
 
 
 def test_weighted_moments_match_repeated_samples():
@@ -53,7 +54,7 @@ def test_half_precision_is_summed_in_single():
 
 def test_an_empty_batch_has_count_zero_and_finite_moments():
     centre, _ = measure(jnp.ones((0, 2)))
-    assert [part.tolist() for part in centre] == [[0.0, 0.0]] * 4
+    assert [part.tolist() for part in centre] == [[0.0, 0.0]] * 2 + [[1.0, 1.0]] + [[0.0, 0.0]] * 2
 
 
 def test_the_variance_is_never_negative_and_exactly_zero_for_a_constant():

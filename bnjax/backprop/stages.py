@@ -62,13 +62,14 @@ def staged_chain(
     """
     residuals = matrix.normalize_batch("backprop.staged_chain", x, gamma, eps)
     y_bar = matrix.like_batch("backprop.staged_chain", "y_bar", y_bar, residuals)
-    inv_std = matrix.unpack(residuals).inv_std[None]
-    deviation = matrix.deviation(residuals)
-    batch = deviation.shape[0]
+    a, q = residuals.split.unit[None], residuals.inv_std[None]
+    d, r = matrix.deviation(residuals), a * q
+    batch = len(d)
     x_hat_bar = y_bar if residuals.gamma is None else residuals.gamma[None] * y_bar
-    var_bar = -(inv_std**3) / 2 * jnp.sum(x_hat_bar * deviation, 0, keepdims=True)
-    mean_bar = -inv_std * jnp.sum(x_hat_bar, 0, keepdims=True)
+    # in units of a power of two, d = a (x − μ) and r = a q: ∂C/∂(a² σ²) overflows nowhere
+    var_bar = -(q**3) / 2 * jnp.sum(x_hat_bar * d, 0, keepdims=True)
+    mean_bar = -r * jnp.sum(x_hat_bar, 0, keepdims=True)
     if vanishing_term:
-        mean_bar += var_bar * (-2 / batch) * jnp.sum(deviation, 0, keepdims=True)
-    x_bar = x_hat_bar * inv_std + var_bar * 2 * deviation / batch + mean_bar / batch
-    return Chain(x_hat_bar, var_bar[0], mean_bar[0], x_bar)  # D.6
+        mean_bar += a * var_bar * (-2 / batch) * jnp.sum(d, 0, keepdims=True)
+    x_bar = x_hat_bar * r + a * var_bar * 2 * d / batch + mean_bar / batch
+    return Chain(x_hat_bar, (a * (a * var_bar))[0], mean_bar[0], x_bar)  # D.6

@@ -11,6 +11,7 @@ where inputs are far from zero.
 Source: S0/S1 §3; ρ and the weights are ours.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -19,7 +20,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from bnjax import kernel
 from bnjax._checks import finite_eps, floating, per_channel
 from bnjax.geometry.vectors import Standardized, standardize_all
 from bnjax.layout import accumulator_dtype
@@ -153,8 +153,10 @@ def angles_between(
     cos1, cos2, cos3 = (jnp.clip(c, -1, 1) for c in (cos1, cos2, cos3))
     rho = eps_share = scale = None
     if norm:
-        inv_std = kernel.inverse_std(x.sd**2, eps)
-        rho, eps_share = x.sd * inv_std, eps * inv_std**2
+        root = math.sqrt(eps)
+        std = jnp.hypot(x.sd, root)  # (σ² + ε)^(1/2), also where σ² leaves the number range
+        inv_std = jnp.where(std > 0, 1 / jnp.where(std > 0, std, 1), 0)
+        rho, eps_share = x.sd * inv_std, (root * inv_std) ** 2
         scale = inv_std if gamma is None else gamma * inv_std
     return Angles(
         count=count,

@@ -130,12 +130,13 @@ def _gradient_norms(angles: Angles, W: Array, mean_delta: Array) -> _GradientNor
     means = angles.count * angles.mean_u[:, None] * (mean_delta / safe)[None]
     W = W.astype(means.dtype)
     W_bar = covariance + means
-    of_W, of_W_bar, of_covariance, of_means = (
-        jnp.sqrt(jnp.sum(a**2, 0)) for a in (W, W_bar, covariance, means)
-    )
-    both = of_W * of_W_bar
-    cosine = jnp.sum(W * W_bar, 0) / jnp.where(both > 0, both, 1)
+    of_W, of_W_bar, of_covariance, of_means = map(column_norms, (W, W_bar, covariance, means))
+    cosine = jnp.sum(_direction(W, of_W) * _direction(W_bar, of_W_bar), 0)
     return _GradientNorms(size, of_W, of_W_bar, of_covariance, of_means, cosine)
+
+
+def _direction(a: Array, norms: Array) -> Array:
+    return a / jnp.where(norms > 0, norms, 1)[None]
 
 
 def _layer_norms(

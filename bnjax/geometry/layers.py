@@ -87,7 +87,8 @@ def effective_rate(W: Array, rate: float | Array = 1.0) -> Array:
         >>> print(effective_rate(jnp.array([[3.0], [4.0]]), 0.5))
         [0.02]
     """
-    return rate / column_norms(W) ** 2
+    norms = column_norms(W)
+    return rate / norms / norms
 
 
 def saturation(y: Array, activation: str | Activation, *, below: float = SATURATED) -> Array:

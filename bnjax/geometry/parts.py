@@ -66,12 +66,14 @@ def weight_parts(angles: Angles) -> Parts:
         0.800 · 0.640
         0.800 · -0.480
     """
-    amplitude = angles.count * angles.sd_u[:, None] * angles.sd_delta[None]
+    sd_u = angles.sd_u[:, None]
     if angles.rho is None or angles.scale is None:
         means = angles.count * angles.mean_u[:, None] * angles.mean_delta[None]
-        return Parts(amplitude, angles.cos3, means)  # G.3
+        return Parts(sd_u * (angles.count * angles.sd_delta)[None], angles.cos3, means)  # G.3
     bracket = angles.cos3 - (angles.rho**2 * angles.cos1)[None] * angles.cos2
-    return Parts(angles.scale[None] * amplitude, bracket, None)  # G.2
+    # γ r σ(Δ) first: σ(u) may be as large as r is small
+    amplitude = sd_u * (angles.count * (angles.scale * angles.sd_delta))[None]
+    return Parts(amplitude, bracket, None)  # G.2
 
 
 def gradients(angles: Angles) -> Dense | NormDense:

@@ -21,6 +21,7 @@ from jax import Array
 
 from bnjax.geometry.angles import Angles, normalization_terms
 from bnjax.geometry.parts import error_residual, input_residual
+from bnjax.geometry.vectors import column_norms
 
 ALIGNED = 0.1  # |sin θ| below which two vectors count as aligned: about six degrees
 
@@ -228,6 +229,6 @@ def removed(angles: Angles) -> Removed:
     amplitude = angles.sd_u[:, None] * (angles.sd_delta / safe)[None]
     by_x_hat = amplitude * (rho**2 * angles.cos1)[None] * angles.cos2
     parts = amplitude * angles.cos3 + by_mean, by_mean + by_x_hat, by_mean, by_x_hat
-    frozen, *differences = (jnp.sqrt(jnp.sum(part**2, 0)) for part in parts)  # D.13 first
+    frozen, *differences = map(column_norms, parts)  # D.13 first
     frozen = jnp.where(frozen > 0, frozen, jnp.inf)
     return Removed(*(difference / frozen for difference in differences))

@@ -2,8 +2,8 @@
 
 A column a holds one number per sample: a = ⟨a⟩ + σ(a) â with ⟨â⟩ = 0 and |â| = √B (G.1).
 
-Errors of saturated layers are so small that their squares underflow in float32. Columns are
-therefore scaled by a power of two, which is exact, before anything is squared.
+Errors of saturated layers are so small that their squares underflow in float32: σ(a) comes from
+moments in units of a power of two (`moments`).
 
 Source: S0/S1 §3.
 """
@@ -38,14 +38,10 @@ def standardize(a: Array, weights: Array | None = None) -> Standardized:
         The `Standardized`; â is 0 where σ(a) is, and in samples of zero weight.
     """
     a = a.astype(accumulator_dtype(a.dtype))
-    if weights is not None:
-        a = jnp.where(weights > 0, a, 0)
-    factor = _power_of_two(jnp.max(jnp.abs(a), 0))
-    _, residuals = matrix.normalize_matrix(
-        "geometry", a * factor[None], None, None, weights, eps=0.0
-    )
-    hat, _, (mean, var, _) = matrix.unpack(residuals)
-    return Standardized(mean / factor, jnp.sqrt(var) / factor, hat)
+    _, residuals = matrix.normalize_matrix("geometry", a, None, None, weights, eps=0.0)
+    hat, _, moments = matrix.unpack(residuals)
+    split = residuals.split
+    return Standardized(moments.mean, jnp.sqrt(split.var) / split.unit, hat)
 
 
 def standardize_all(arrays: Sequence[Array], weights: Array | None = None) -> list[Standardized]:
@@ -54,13 +50,6 @@ def standardize_all(arrays: Sequence[Array], weights: Array | None = None) -> li
     ends = list(accumulate(a.shape[1] for a in arrays))[:-1]
     parts = (jnp.split(field, ends, axis=-1) for field in whole)
     return [Standardized(*fields) for fields in zip(*parts, strict=True)]
-
-
-def _power_of_two(size: Array) -> Array:
-    """Return for each size the power of two that scales it to about one."""
-    exponent = jnp.frexp(size)[1]
-    most = jnp.finfo(size.dtype).maxexp - 2
-    return jnp.ldexp(jnp.ones_like(size), -jnp.clip(exponent, -most, most))
 
 
 def column_norms(a: Array) -> Array:

@@ -86,10 +86,12 @@ def kernel_eigenvalues(x: ArrayLike, *, eps: float = 1e-5) -> Spectrum:
         [0.   0.75 1.  ]
     """
     residuals = matrix.normalize_batch("jacobian.kernel_eigenvalues", x, None, eps)
-    x_hat, _, moments = matrix.unpack(residuals)
-    total = moments.var + eps
+    x_hat = matrix.unpack(residuals).x_hat
+    unit = residuals.split.unit
+    scaled = (eps * unit) * unit
+    total = residuals.split.var + scaled  # a² (σ² + ε)
     # where σ² + ε = 0 there is no x̂ to remove, as for σ² = 0 < ε
-    second = jnp.where(total > 0, eps / jnp.where(total > 0, total, 1), 1)
+    second = jnp.where(total > 0, scaled / jnp.where(total > 0, total, 1), 1)
     values = jnp.ones_like(x_hat).at[0].set(0).at[1].set(second)
     return Spectrum(values, jnp.ones_like(x_hat[:, 0]), x_hat)
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bnjax import kernel, moments
+from bnjax import _xla, kernel, moments
 from bnjax._xla import Reader
 from bnjax.collectives import Axes
 from bnjax.layout import Layout
@@ -33,19 +33,22 @@ class RuleConfig(NamedTuple):
 def forward(
     config: RuleConfig, x: Array, gamma: Array | None, beta: Array | None, weights: Array | None
 ) -> tuple[tuple[Array, Moments], tuple[SplitMoments, Array]]:
-    """Normalize x: (y, moments), and (split moments, r) for the derivatives."""
+    """Normalize x: (y, moments), and (split moments, q = r/a) for the derivatives."""
     layout, eps, axes = config
     view, w = masked_view(layout, x, weights)
-    split = moments.combine_devices(moments.split_moments(view, layout, w), axes)
-    inv_std = kernel.inverse_std(split.var, eps)  # BN.2
-    view, near = moments.reread_batch(view, split, Reader.NORMALIZED)
-    deviation = moments.subtract_mean(view, near, layout)
-    y = deviation * layout.row(kernel.scale(gamma, inv_std))  # γ r is a vector: one product
-    if w is not None:
-        y = jnp.where(w > 0, y, 0)  # D.17
+    split = moments.combine_devices(moments.split_moments(view, layout, eps, w), eps, axes)
+    inv_std = kernel.inverse_std(split.var, eps, split.unit)  # q = r/a, BN.2
+    scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
+    offset = -split.remainder * scale
     if beta is not None:
-        y = y + layout.row(beta)  # BN.3
-    whole = Moments(split.shift + split.remainder, split.var, split.count * axes.copies)
+        offset += beta
+    view, shift = _xla.reread((view, split.shift), Reader.NORMALIZED)
+    # (x − s) γ r + (β − ρ γ r): one product and one sum per number, BN.3
+    y = (view.astype(shift.dtype) - layout.row(shift)) * layout.row(scale) + layout.row(offset)
+    if w is not None:
+        y = jnp.where(w > 0, y, 0 if beta is None else layout.row(beta))  # D.17
+    mean, var = split.natural()
+    whole = Moments(mean, var, split.count * axes.copies)
     return (y.astype(x.dtype).reshape(x.shape), whole), (split, inv_std)
 
 

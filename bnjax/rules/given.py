@@ -8,6 +8,7 @@ Nothing mixes samples, and every argument is an ordinary one:
     dr = −½ r³ dσ²
 ==> ẏ = γ r (ẋ − μ̇) + (x − μ) (γ̇ r − ½ γ r³ σ̇²) + β̇
 
+r³ σ̇² is formed as r (r (r σ̇²)): r³ leaves float32 where σ leaves 1e-13 … 1e13.
 JAX transposes this map where it needs the pull-back.
 
 Example:
@@ -58,7 +59,7 @@ def _linear_map(config, dots, x, mean, var, gamma):
     x_dot, mean_dot, var_dot, gamma_dot, beta_dot = dots
     inv_std = kernel.inverse_std(var, eps)
     scale = kernel.scale(gamma, inv_std)
-    along = -scale * inv_std**2 * var_dot / 2  # of x − μ: γ̇ r − ½ γ r³ σ̇²
+    along = -scale * (inv_std * (inv_std * var_dot)) / 2  # of x − μ: γ̇ r − ½ γ r³ σ̇²
     if gamma_dot is not None:
         along += gamma_dot * inv_std
     deviation = layout.view(x).astype(mean.dtype) - layout.row(mean)

@@ -1,13 +1,13 @@
 """The push-forward of batch normalization, derived by hand: `rule="jvp"`, for every mode.
 
-Means are weighted, ⟨t⟩ = Σ_s w_s t_s / n with n = Σ_s w_s. With tangents ẋ, γ̇, β̇:
+Means are weighted, ⟨t⟩ = Σ_s p_s t_s with p = w/n, n = Σ_s w_s. With tangents ẋ, γ̇, β̇:
 
     μ = ⟨x⟩,  σ² = ⟨(x − μ)²⟩
 ==> μ̇ = ⟨ẋ⟩,  σ̇² = 2 ⟨(x − μ) ẋ⟩                                                    (D.7)
     y = γ (x − μ) r + β,  r = (σ² + ε)^(−1/2)                                  (BN.2, BN.3)
 ==> ẏ = γ r (ẋ − μ̇) − ½ γ r³ (x − μ) σ̇² + γ̇ r (x − μ) + β̇
       = γ r [ẋ − ⟨ẋ⟩ − x̂ ⟨ẋ x̂⟩] + γ̇ x̂ + β̇ = K(ẋ) + γ̇ x̂ + β̇                     (D.4, D.5)
-      = γ r ẋ + (1/n) [c₁ + (c₂ + n γ̇ r) (x − μ)] + β̇            (c₁, c₂ as in `kernel`)
+      = γ r ẋ + c₁ + (c₂ + γ̇ q) (d − aρ) + β̇       (a, d, q, c₁, c₂ as in `kernel`)
 
 JAX transposes this map where it needs the pull-back. Where w = 0, ẏ is β̇ (D.17).
 
@@ -29,7 +29,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from bnjax import collectives, kernel
+from bnjax import collectives, kernel, moments
 from bnjax.kernel import Projections
 from bnjax.moments import Moments
 from bnjax.rules.forward import forward, masked_view
@@ -64,17 +64,18 @@ def _linear_map(config, dots, x, gamma, weights, split, inv_std):
     view, w = masked_view(layout, x, weights)
     t = layout.view(x_dot).astype(inv_std.dtype)
     t = t if w is None else jnp.where(w > 0, t, 0)  # D.17
-    scale = kernel.scale(gamma, inv_std)
-    n = jnp.where(split.count > 0, split.count, 1)
+    p = None if w is None else moments.fractions(w, split.count, layout)
+    scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
 
-    inner = kernel.inner_products(t if w is None else w * t, view, split, layout)
+    inner = kernel.inner_products(t if p is None else p * t, view, split, layout)
+    inner = inner if w is not None else kernel.average(inner, split.count)
     zero = jnp.zeros_like(inv_std)
     channel_dots = [zero if dot is None else dot for dot in channel_dots]
     sums, of_x = collectives.sum_pushed_forward(inner, channel_dots, x, axes)
     ones, deviations, gamma_dot, beta_dot = of_x
     c = kernel.coefficients(Projections(ones, deviations), scale, inv_std)
-    c = Projections(c.ones, c.deviations + n * gamma_dot * inv_std)  # γ̇ x̂ lies along x − μ
+    c = Projections(c.ones, c.deviations + gamma_dot * inv_std)  # γ̇ x̂ lies along x − μ
     y_dot = kernel.apply_kernel(t, view, split, scale, c, layout)  # K(ẋ) + γ̇ x̂, D.4
     y_dot = y_dot if w is None else jnp.where(w > 0, y_dot, 0)
     y_dot = (y_dot + layout.row(beta_dot)).astype(x.dtype).reshape(x.shape)
-    return y_dot, sums[0] / n, 2 * sums[1] / n  # D.7
+    return y_dot, sums[0], 2 * sums[1] / split.unit  # D.7

@@ -18,10 +18,11 @@ x̄ is what makes Σ_s x̄_s dx_s = Σ_s ȳ_s K(dx)_s for every dx. In Σ_s ȳ_s
 
 The moments are outputs, too: μ̄ dμ + σ̄² dσ² adds (w/n) [μ̄ + 2 σ̄² (x − μ)], which lies along 1 and
 x − μ as what K takes out does (D.7). Where w = 0 the value does not exist: ȳ there reaches β only,
-and ȳ⁺ is ȳ without it (D.17). In the terms of `kernel`, in which the code computes it:
+and ȳ⁺ is ȳ without it (D.17). In the terms of `kernel`, q = r/a and a (x − μ) = d − aρ, in which the
+code computes it:
 
-==> x̄ = γ r ȳ⁺ + (w/n) [c₁ + c₂ (x − μ)]
-    c₁ = μ̄ − γ r Σ ȳ⁺,  c₂ = 2 σ̄² − γ r³ Σ ȳ⁺ (x − μ)
+==> x̄ = γ r ȳ⁺ + (w/n) [c₁ + c₂ (d − aρ)]
+    c₁ = μ̄ − γ r Σ ȳ⁺,  c₂ = 2 σ̄²/a − γ r q² Σ ȳ⁺ (d − aρ)
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -42,7 +43,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bnjax import collectives, kernel
+from bnjax import collectives, kernel, moments
 from bnjax.kernel import Projections
 from bnjax.moments import Moments, SplitMoments
 from bnjax.rules.forward import RuleConfig, forward, masked_view
@@ -56,7 +57,7 @@ class Residuals(NamedTuple):
     beta: Array | None
     weights: Array | None
     split: SplitMoments
-    inv_std: Array
+    inv_std: Array  # q = r/a
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -80,20 +81,22 @@ def pull_back(
     view, w = masked_view(layout, x, weights)
     y_bar = layout.view(y_bar).astype(inv_std.dtype)
     valid = y_bar if w is None else jnp.where(w > 0, y_bar, 0)  # ȳ⁺, D.17
-    scale = kernel.scale(gamma, inv_std)
+    p = None if w is None else moments.fractions(w, split.count, layout)
+    scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
 
-    inner = kernel.inner_products(valid, view, split, layout)  # Σ ȳ⁺, Σ ȳ⁺ (x − μ)
+    inner = kernel.inner_products(valid, view, split, layout)  # Σ ȳ⁺, Σ ȳ⁺ (d − aρ)
     beta_bar = inner.ones if w is None else layout.sum(y_bar)  # D.5
     (inner, beta_bar), c = collectives.sum_pulled_back(
         (inner, beta_bar),
         lambda inner: kernel.coefficients(inner, scale, inv_std),
-        Projections(mean_bar, 2 * var_bar),  # D.7
+        Projections(mean_bar, 2 * var_bar / split.unit),  # D.7
         (gamma, beta),
         axes,
     )
     gamma_bar = inv_std * inner.deviations  # D.5
-    # γ r ȳ⁺ + (w/n) [c₁ + c₂ (x − μ)], D.7, D.17
-    x_bar = kernel.apply_kernel(valid, view, split, scale, c, layout, w)
+    c = c if w is not None else kernel.average(c, split.count)
+    # γ r ȳ⁺ + p [c₁ + c₂ (d − aρ)], D.7, D.17
+    x_bar = kernel.apply_kernel(valid, view, split, scale, c, layout, p)
     return (
         x_bar.astype(x.dtype).reshape(x.shape),
         None if gamma is None else gamma_bar,
