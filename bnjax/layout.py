@@ -4,13 +4,16 @@ Every per-channel quantity is a vector (channels,): the feature axes in x's orde
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from bnjax import _xla
+
+Tree = TypeVar("Tree")
 
 
 class Layout(NamedTuple):
@@ -101,18 +104,41 @@ class Layout(NamedTuple):
         return jnp.moveaxis(few, along, 0).reshape(8, -1)[:, : self.channels]
 
 
+def by_platform(x: Array, features: tuple[int, ...], f: Callable[[Layout], Tree]) -> Tree:
+    """Return `f` of the layout of a batch that suits the platform: merged on a CPU, else plain.
+
+    Args:
+        x: The batch.
+        features: Its feature axes.
+        f: Computes the same in every layout, but for rounding.
+    """
+    layouts = of(x, features), plain(x, features)
+    if layouts[0] == layouts[1]:
+        return f(layouts[0])
+    cpu, elsewhere = (lambda _, layout=layout: f(layout) for layout in layouts)
+    return _xla.by_platform(x, cpu=cpu, elsewhere=elsewhere)
+
+
+def plain(x: Array, features: tuple[int, ...]) -> Layout:
+    """Return the layout that is x's own shape: another one moves the numbers on an accelerator."""
+    axes = tuple(range(x.ndim))
+    samples = tuple(a for a in axes if a not in features)
+    return Layout(x.shape, samples, tuple(((a,), 1) for a in axes), 1)
+
+
 def of(x: Array, features: tuple[int, ...]) -> Layout:
-    """Choose the layout of a batch.
+    """Choose the layout of a batch for a CPU.
 
     Args:
         x: The batch.
         features: Its feature axes.
     """
     # axes sharded by type stay apart: merging them may need communication, or be refused
-    sharded = any(part is not None for part in jax.typeof(x).sharding.spec)
+    if any(part is not None for part in jax.typeof(x).sharding.spec):
+        return plain(x, features)
     groups: list[tuple[int, ...]] = []
     for a in range(x.ndim):
-        if a and not sharded and (a in features) == (a - 1 in features):
+        if a and (a in features) == (a - 1 in features):
             groups[-1] += (a,)
         else:
             groups.append((a,))
@@ -123,13 +149,13 @@ def of(x: Array, features: tuple[int, ...]) -> Layout:
         size = math.prod(x.shape[a] for a in group)
         sizes = (size,)
         if group[0] not in features:
-            if len(groups) > 2 and not sharded:
+            if len(groups) > 2:
                 sizes = _xla.split_size(size, x.size)
             sample_axes += range(len(shape), len(shape) + len(sizes))
         shape += sizes
         parts.append(len(sizes))
     layout = Layout(tuple(shape), tuple(sample_axes), tuple(zip(groups, parts, strict=True)), 1)
-    if sharded or len(shape) != 2 or sample_axes != [0]:
+    if len(shape) != 2 or sample_axes != [0]:
         return layout
     n, channels = shape
     k = _xla.samples_per_row(n, channels)

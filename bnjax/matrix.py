@@ -51,7 +51,7 @@ def normalize_matrix(
         _checks.several_samples(function, x, (1,))
     dtype = accumulator_dtype(x.dtype)
     gamma, beta, weights = (v if v is None else v.astype(dtype) for v in (gamma, beta, weights))
-    (y, _), found = forward(_config(x, eps), x, gamma, beta, weights)
+    (y, _), found = forward(RuleConfig((1,), float(eps)), x, gamma, beta, weights)
     return y, Residuals(x, gamma, beta, weights, *found)
 
 
@@ -70,9 +70,9 @@ def pull_back_matrix(
 ) -> tuple[Array, Array | None, Array | None]:
     """Pull ȳ back to (x̄, γ̄, β̄) by the rule (D.5, D.17)."""
     none = jnp.zeros_like(residuals.inv_std)
-    # ε is in r already
     bars = y_bar, Moments(none, none, none)
-    return vjp.pull_back(_config(residuals.x, 0.0), residuals, bars)[:3]
+    # ε is in r already
+    return vjp.pull_back(RuleConfig((1,), 0.0), residuals, bars)[:3]
 
 
 def kernel_times(residuals: Residuals, t: Array) -> Array:
@@ -101,7 +101,3 @@ def unpack(residuals: Residuals) -> Intermediates:
     split, inv_std = residuals.split, residuals.inv_std
     x_hat = deviation(residuals) * inv_std[None]
     return Intermediates(x_hat, inv_std * split.unit, Moments(*split.natural(), split.count))
-
-
-def _config(x: Array, eps: float) -> RuleConfig:
-    return RuleConfig(layout.of(x, (1,)), float(eps))

@@ -11,7 +11,7 @@ Source: S0/S1 §2, S3; Ioffe & Szegedy 2015.
 from jax import Array
 from jax.typing import ArrayLike
 
-from bnjax import _checks, collectives, layout
+from bnjax import _checks, collectives
 from bnjax._checks import Axis
 from bnjax.moments import Moments
 from bnjax.rules import RULES, RuleConfig, normalize_with
@@ -82,7 +82,7 @@ def batch_norm(
     x, gamma, beta, axes = collectives.resolve(
         "batch_norm", x, weights, gamma, beta, axis_name, axis_index_groups
     )
-    config = RuleConfig(layout.of(x, features), float(eps), axes)
+    config = RuleConfig(features, float(eps), axes)
     y, moments = RULES[rule](config, x, gamma, beta, weights)
     shape = [x.shape[a] for a in features]
     return y, Moments(*(part.reshape(shape) for part in moments))
@@ -135,5 +135,5 @@ def normalize(
         gamma = _checks.per_channel("normalize", "gamma", gamma, x, features)
     if beta is not None:
         beta = _checks.per_channel("normalize", "beta", beta, x, features)
-    config = RuleConfig(layout.of(x, features), float(eps))
+    config = RuleConfig(features, float(eps))
     return normalize_with(config, x, mean, var, gamma, beta)

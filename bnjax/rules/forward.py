@@ -17,14 +17,20 @@ from jax import Array
 from bnjax import _xla, kernel, moments
 from bnjax._xla import Reader
 from bnjax.collectives import Axes
-from bnjax.layout import Layout
+from bnjax.layout import Layout, by_platform
 from bnjax.moments import Moments, SplitMoments
 
 
 class RuleConfig(NamedTuple):
-    """What a rule knows when it is traced: all static."""
+    """What a rule knows when it is traced: all static.
 
-    layout: Layout
+    Attributes:
+        features: The feature axes of x, ascending.
+        eps: ε.
+        axes: Where sums go beyond this device.
+    """
+
+    features: tuple[int, ...]
     eps: float
     axes: Axes = Axes()
 
@@ -34,22 +40,41 @@ def forward(
     config: RuleConfig, x: Array, gamma: Array | None, beta: Array | None, weights: Array | None
 ) -> tuple[tuple[Array, Moments], tuple[SplitMoments, Array]]:
     """Normalize x: (y, moments), and (split moments, q = r/a) for the derivatives."""
-    layout, eps, axes = config
-    view, w = masked_view(layout, x, weights)
-    split = moments.combine_devices(moments.split_moments(view, layout, eps, w), eps, axes)
+    features, eps, axes = config
+    split = by_platform(x, features, lambda layout: _local_moments(layout, eps, x, weights))
+    split = moments.combine_devices(split, eps, axes)
     inv_std = kernel.inverse_std(split.var, eps, split.unit)  # q = r/a, BN.2
     scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
+    y = by_platform(
+        x, features, lambda layout: _scale_and_shift(layout, x, split, scale, beta, weights)
+    )
+    mean, var = split.natural()
+    return (y, Moments(mean, var, split.count * axes.copies)), (split, inv_std)
+
+
+def _local_moments(layout: Layout, eps: float, x: Array, weights: Array | None) -> SplitMoments:
+    view, w = masked_view(layout, x, weights)
+    return moments.split_moments(view, layout, eps, w)
+
+
+def _scale_and_shift(
+    layout: Layout,
+    x: Array,
+    split: SplitMoments,
+    scale: Array,
+    beta: Array | None,
+    weights: Array | None,
+) -> Array:
+    """Return (x − s) γ r + (β − ρ γ r), of x's shape and dtype: BN.3; β where w = 0: D.17."""
+    view, w = masked_view(layout, x, weights)
+    view, shift = _xla.reread((view, split.shift), Reader.NORMALIZED)
     offset = -split.remainder * scale
     if beta is not None:
         offset += beta
-    view, shift = _xla.reread((view, split.shift), Reader.NORMALIZED)
-    # (x − s) γ r + (β − ρ γ r): one product and one sum per number, BN.3
     y = (view.astype(shift.dtype) - layout.row(shift)) * layout.row(scale) + layout.row(offset)
     if w is not None:
-        y = jnp.where(w > 0, y, 0 if beta is None else layout.row(beta))  # D.17
-    mean, var = split.natural()
-    whole = Moments(mean, var, split.count * axes.copies)
-    return (y.astype(x.dtype).reshape(x.shape), whole), (split, inv_std)
+        y = jnp.where(w > 0, y, 0 if beta is None else layout.row(beta))
+    return y.astype(x.dtype).reshape(x.shape)
 
 
 def normalize_by_autodiff(

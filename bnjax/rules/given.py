@@ -28,18 +28,19 @@ from functools import partial
 import jax
 
 from bnjax import _xla, kernel
+from bnjax.layout import plain
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def normalize_with(config, x, mean, var, gamma, beta):
     """Normalize with given statistics (P.3); pushed forward by hand in all five."""
-    layout, eps, _ = config
-    deviation = layout.view(x).astype(mean.dtype) - layout.row(mean)
+    layout, eps = plain(x, config.features), config.eps
+    deviation = x.astype(mean.dtype) - layout.row(mean)
     y = deviation * layout.row(kernel.scale(gamma, kernel.inverse_std(var, eps)))
     if beta is not None:
         # a sample's y depends on that sample alone, to the last bit
         y = _xla.rounded(y) + layout.row(beta)
-    return y.astype(x.dtype).reshape(x.shape)
+    return y.astype(x.dtype)
 
 
 @normalize_with.defjvp
@@ -55,16 +56,16 @@ def _push_forward(config, primals, tangents):
 )
 def _linear_map(config, dots, x, mean, var, gamma):
     """Map (ẋ, μ̇, σ̇², γ̇, β̇) to ẏ."""
-    layout, eps, _ = config
+    layout, eps = plain(x, config.features), config.eps
     x_dot, mean_dot, var_dot, gamma_dot, beta_dot = dots
     inv_std = kernel.inverse_std(var, eps)
     scale = kernel.scale(gamma, inv_std)
     along = -scale * (inv_std * (inv_std * var_dot)) / 2  # of x − μ: γ̇ r − ½ γ r³ σ̇²
     if gamma_dot is not None:
         along += gamma_dot * inv_std
-    deviation = layout.view(x).astype(mean.dtype) - layout.row(mean)
-    y_dot = layout.row(scale) * (layout.view(x_dot).astype(mean.dtype) - layout.row(mean_dot))
+    deviation = x.astype(mean.dtype) - layout.row(mean)
+    y_dot = layout.row(scale) * (x_dot.astype(mean.dtype) - layout.row(mean_dot))
     y_dot += layout.row(along) * deviation
     if beta_dot is not None:
         y_dot += layout.row(beta_dot)
-    return y_dot.astype(x.dtype).reshape(x.shape)
+    return y_dot.astype(x.dtype)

@@ -28,9 +28,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from bnjax import collectives, kernel, moments
 from bnjax.kernel import Projections
+from bnjax.layout import Layout, by_platform
 from bnjax.moments import Moments
 from bnjax.rules.forward import forward, masked_view
 
@@ -59,23 +61,37 @@ def _push_forward(config, primals, tangents):
 )
 def _linear_map(config, dots, x, gamma, weights, split, inv_std):
     """Map (ẋ, γ̇, β̇) to (ẏ, μ̇, σ̇²)."""
-    layout, _, axes = config
+    features, _, axes = config
     x_dot, *channel_dots = dots
-    view, w = masked_view(layout, x, weights)
-    t = layout.view(x_dot).astype(inv_std.dtype)
-    t = t if w is None else jnp.where(w > 0, t, 0)  # D.17
-    p = None if w is None else moments.fractions(w, split.count, layout)
     scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
 
-    inner = kernel.inner_products(t if p is None else p * t, view, split, layout)
-    inner = inner if w is not None else kernel.average(inner, split.count)
+    def masked(layout: Layout) -> tuple[Array, Array, Array | None]:
+        """Return ẋ, x and w in a layout."""
+        view, w = masked_view(layout, x, weights)
+        t = layout.view(x_dot).astype(inv_std.dtype)
+        return t if w is None else jnp.where(w > 0, t, 0), view, w  # D.17
+
+    def means(layout: Layout) -> Projections:
+        """Return this device's part of ⟨ẋ⟩ and ⟨ẋ (d − aρ)⟩."""
+        t, view, w = masked(layout)
+        if w is not None:
+            t = moments.fractions(w, split.count, layout) * t
+        inner = kernel.inner_products(t, view, split, layout)
+        return inner if w is not None else kernel.average(inner, split.count)
+
     zero = jnp.zeros_like(inv_std)
     channel_dots = [zero if dot is None else dot for dot in channel_dots]
-    sums, of_x = collectives.sum_pushed_forward(inner, channel_dots, x, axes)
+    inner = by_platform(x, features, means)
+    (mean_dot, along), of_x = collectives.sum_pushed_forward(inner, channel_dots, x, axes)
     ones, deviations, gamma_dot, beta_dot = of_x
     c = kernel.coefficients(Projections(ones, deviations), scale, inv_std)
     c = Projections(c.ones, c.deviations + gamma_dot * inv_std)  # γ̇ x̂ lies along x − μ
-    y_dot = kernel.apply_kernel(t, view, split, scale, c, layout)  # K(ẋ) + γ̇ x̂, D.4
-    y_dot = y_dot if w is None else jnp.where(w > 0, y_dot, 0)
-    y_dot = (y_dot + layout.row(beta_dot)).astype(x.dtype).reshape(x.shape)
-    return y_dot, sums[0], 2 * sums[1] / split.unit  # D.7
+
+    def pushed(layout: Layout) -> Array:
+        """Return K(ẋ) + γ̇ x̂ + β̇: D.4, D.5; β̇ where w = 0: D.17."""
+        t, view, w = masked(layout)
+        y_dot = kernel.apply_kernel(t, view, split, scale, c, layout)
+        y_dot = y_dot if w is None else jnp.where(w > 0, y_dot, 0)
+        return (y_dot + layout.row(beta_dot)).astype(x.dtype).reshape(x.shape)
+
+    return by_platform(x, features, pushed), mean_dot, 2 * along / split.unit  # D.7

@@ -18,8 +18,8 @@ x̄ is what makes Σ_s x̄_s dx_s = Σ_s ȳ_s K(dx)_s for every dx. In Σ_s ȳ_s
 
 The moments are outputs, too: μ̄ dμ + σ̄² dσ² adds (w/n) [μ̄ + 2 σ̄² (x − μ)], which lies along 1 and
 x − μ as what K takes out does (D.7). Where w = 0 the value does not exist: ȳ there reaches β only,
-and ȳ⁺ is ȳ without it (D.17). In the terms of `kernel`, q = r/a and a (x − μ) = d − aρ, in which the
-code computes it:
+and ȳ⁺ is ȳ without it (D.17). The code computes it in the terms of `kernel`, q = r/a and
+a (x − μ) = d − aρ:
 
 ==> x̄ = γ r ȳ⁺ + (w/n) [c₁ + c₂ (d − aρ)]
     c₁ = μ̄ − γ r Σ ȳ⁺,  c₂ = 2 σ̄²/a − γ r q² Σ ȳ⁺ (d − aρ)
@@ -45,6 +45,7 @@ from jax import Array
 
 from bnjax import collectives, kernel, moments
 from bnjax.kernel import Projections
+from bnjax.layout import Layout, by_platform
 from bnjax.moments import Moments, SplitMoments
 from bnjax.rules.forward import RuleConfig, forward, masked_view
 
@@ -75,31 +76,42 @@ def pull_back(
     config: RuleConfig, residuals: Residuals, bars: tuple[Array, Moments]
 ) -> tuple[Array, Array | None, Array | None, None]:
     """Pull cotangents of (y, moments) back to (x, γ, β, weights)."""
-    layout, _, axes = config
+    features, _, axes = config
     x, gamma, beta, weights, split, inv_std = residuals
-    y_bar, (mean_bar, var_bar, _) = bars
-    view, w = masked_view(layout, x, weights)
-    y_bar = layout.view(y_bar).astype(inv_std.dtype)
-    valid = y_bar if w is None else jnp.where(w > 0, y_bar, 0)  # ȳ⁺, D.17
-    p = None if w is None else moments.fractions(w, split.count, layout)
+    y_bar, (mean_bar, var_bar, *_) = bars
     scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
 
-    inner = kernel.inner_products(valid, view, split, layout)  # Σ ȳ⁺, Σ ȳ⁺ (d − aρ)
-    beta_bar = inner.ones if w is None else layout.sum(y_bar)  # D.5
+    def masked(layout: Layout) -> tuple[Array, Array, Array, Array | None]:
+        """Return ȳ, ȳ⁺, x and w in a layout."""
+        view, w = masked_view(layout, x, weights)
+        t = layout.view(y_bar).astype(inv_std.dtype)
+        return t, t if w is None else jnp.where(w > 0, t, 0), view, w  # D.17
+
+    def sums(layout: Layout) -> tuple[Projections, Array]:
+        """Return Σ ȳ⁺, Σ ȳ⁺ (d − aρ) and Σ ȳ."""
+        t, valid, view, w = masked(layout)
+        inner = kernel.inner_products(valid, view, split, layout)
+        return inner, inner.ones if w is None else layout.sum(t)
+
     (inner, beta_bar), c = collectives.sum_pulled_back(
-        (inner, beta_bar),
+        by_platform(x, features, sums),
         lambda inner: kernel.coefficients(inner, scale, inv_std),
         Projections(mean_bar, 2 * var_bar / split.unit),  # D.7
         (gamma, beta),
         axes,
     )
-    gamma_bar = inv_std * inner.deviations  # D.5
-    c = c if w is not None else kernel.average(c, split.count)
-    # γ r ȳ⁺ + p [c₁ + c₂ (d − aρ)], D.7, D.17
-    x_bar = kernel.apply_kernel(valid, view, split, scale, c, layout, p)
+
+    def pulled(layout: Layout) -> Array:
+        """Return γ r ȳ⁺ + (w/n) [c₁ + c₂ (d − aρ)]: D.7, D.17."""
+        _, valid, view, w = masked(layout)
+        p = None if w is None else moments.fractions(w, split.count, layout)
+        mean_c = c if p is not None else kernel.average(c, split.count)
+        x_bar = kernel.apply_kernel(valid, view, split, scale, mean_c, layout, p)
+        return x_bar.astype(x.dtype).reshape(x.shape)
+
     return (
-        x_bar.astype(x.dtype).reshape(x.shape),
-        None if gamma is None else gamma_bar,
+        by_platform(x, features, pulled),
+        None if gamma is None else inv_std * inner.deviations,  # D.5
         None if beta is None else beta_bar,
         None,
     )
