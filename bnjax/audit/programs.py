@@ -87,7 +87,8 @@ def compile_program(
     errors = {name: missing[name[0]] for name in compiled if name[0] in missing}
     compiled = [name for name in compiled if name not in errors]
     if not compiled:
-        return lambda *_: ProgramResults({}, errors)
+        precision = _precision(f, layout, names, arguments)
+        return lambda *_: ProgramResults({}, errors, precision)
     try:
         traced = _trace(f, layout, compiled, arguments, errors)
         inside = coarsest_epsilon(traced.jaxpr)
@@ -105,6 +106,17 @@ def compile_program(
     return lambda *arguments: ProgramResults(
         jax.tree.map(np.asarray, run(*arguments)), errors, precision
     )
+
+
+def _precision(
+    f: Callable[..., Any], layout: ArgumentLayout, names: Sequence[ProgramName], arguments: Any
+) -> Precision:
+    """Return the precision of modes that are run uncompiled only."""
+    try:
+        traced = _trace(f, layout, [(mode, "jit") for mode, _ in names], arguments, {})
+        return Precision(coarsest_epsilon(traced.jaxpr), value_epsilon(f, layout, arguments))
+    except Exception:  # what f raises has rows of its own
+        return Precision()
 
 
 def missing_forward_modes(
