@@ -3,6 +3,7 @@ import json
 import pytest
 
 from bnjax.app import audit as command
+from bnjax.app import audit_cases
 from bnjax.app.main import run
 
 MODULE = """
@@ -20,6 +21,20 @@ wrong.defjvps(lambda x_dot, _, x: 1.0005 * jnp.cos(x) * x_dot)
 
 class Held:
     plain = staticmethod(jnp.sin)
+
+@jax.custom_vjp
+def coarse(x):
+    return jnp.sin(x)
+coarse.defvjp(
+    lambda x: (jnp.sin(x), x.astype(jnp.bfloat16)),
+    lambda x, y_bar: (jnp.cos(x.astype(y_bar.dtype)) * y_bar,),
+)
+
+def in_float32():
+    return (jnp.linspace(0.1, 1.0, 3, dtype=jnp.float32),)
+
+def empty():
+    return (jnp.ones((0, 3)),)
 
 def make_args():
     return (jnp.linspace(0.1, 1.0, 3, dtype=jnp.bfloat16),)
@@ -61,6 +76,14 @@ def test_a_right_rule_leaves_with_0_and_a_wrong_one_with_1(audit):
     assert report["rows"][0]["why"] == "off by a factor of 1.0005"
 
 
+def test_a_coarse_backward_pass_is_accepted_on_demand_only(audit):
+    theirs = ["theirs:coarse", "theirs:Held.plain", "--args", "theirs:in_float32", *QUICK]
+    code, printed = audit(*theirs)
+    assert code == 1 and "computed more coarsely than the forward pass" in printed.out
+    code, printed = audit(*theirs, "--allow-coarse-derivatives")
+    assert code == 0
+
+
 def test_without_a_reference_the_function_is_held_to_finite_differences(audit):
     code, printed = audit("theirs:wrong", "--args", "theirs:make_args", *QUICK)
     assert code == 1 and "taylor" in printed.out
@@ -75,6 +98,7 @@ def test_without_a_reference_the_function_is_held_to_finite_differences(audit):
         (["theirs:number", "--args", "theirs:make_args"], "theirs:number is no function but int"),
         (["theirs:right", "--args", "theirs:cannot"], "theirs:cannot() raised RuntimeError: no da"),
         (["theirs:right", "--args", "theirs:not_a_tuple"], "`args` must be a tuple"),
+        (["theirs:right", "--args", "theirs:empty"], "`args` must hold at least one number"),
         (["theirs:picky", "--args", "theirs:make_args"], "theirs:picky: KeyError: 'x'"),
         (["theirs", "--args", "theirs:make_args"], "expected MODULE:NAME, as mymodel:f"),
         (["theirs:right"], "--args: say what makes F's arguments"),
@@ -92,21 +116,31 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(audit, refused, argu
 
 @pytest.mark.slow
 def test_alone_it_audits_its_own_rules_in_every_dtype(audit, monkeypatch):
-    every = command._cases(0)
+    every = audit_cases.own_cases(0)
     assert {case.rule for case in every} == {"batch_norm vjp", "batch_norm jvp", "normalize", "g'"}
-    monkeypatch.setattr(command, "_cases", lambda seed: [every[-2]])
+    one = next(case for case in every if case.rule == "normalize")
+    monkeypatch.setattr(command, "own_cases", lambda seed: [one])
     code, printed = audit(*QUICK)
-    assert code == 0 and "1 rules in 4 dtypes, 20 comparisons, 0 disagree" in printed.out
-    assert printed.err == "auditing 1 rules in 4 dtypes\n"
-    wrong = every[-2]._replace(g=lambda *args: 1.01 * every[-2].g(*args))
-    monkeypatch.setattr(command, "_cases", lambda seed: [wrong])
+    assert code == 0 and "1 cases in 4 dtypes, 20 comparisons, 0 disagree" in printed.out
+    assert printed.err == "auditing 1 cases in 4 dtypes\n"
+    wrong = one._replace(g=lambda *args: 1.01 * one.g(*args))
+    monkeypatch.setattr(command, "own_cases", lambda seed: [wrong])
     code, printed = audit(*QUICK, "--json")
     summary = json.loads(printed.out)
     assert code == 1 and summary["failed"] == 4 and len(summary["audits"]) == 4
+
+
+def test_its_own_cases_reach_both_ends_of_the_range():
+    tried = {case.rule: set() for case in audit_cases.own_cases(0)}
+    for case in audit_cases.own_cases(0):
+        for what in case.inputs:
+            tried[case.rule] |= {end for end in ("1e18", "1e-18", "3e13", "3e-14") if end in what}
+    assert tried["batch_norm vjp"] == tried["batch_norm jvp"] == {"1e18", "1e-18", "3e13", "3e-14"}
+    assert tried["normalize"] == {"3e13", "3e-14"}
 
 
 @pytest.mark.slow
 def test_bnjax_s_own_rules_agree(audit):
     code, printed = audit("--json")
     summary = json.loads(printed.out)
-    assert code == 0 and summary["comparisons"] > 400 and summary["worst"]["scaled"] < 10
+    assert code == 0 and summary["comparisons"] > 1000 and summary["worst"]["scaled"] < 10

@@ -173,6 +173,16 @@ def test_constants_keys_and_static_arguments_are_handed_on():
     assert [row.leaf for row in chosen.rows] == ["eps"]
 
 
+def test_an_empty_array_beside_others_is_no_obstacle():
+    def f(x, empty):
+        return jnp.sin(x) + jnp.sum(empty), 2 * empty
+
+    args = (jnp.array([0.3, -1.2]), jnp.ones((0, 3)))
+    for g in (f, None):
+        report = audit.compare(f, g, args, modes=("value", "vjp"), transforms="jit")
+        assert report.ok and {row.leaf for row in report.rows} >= {"output[1]", "empty"}
+
+
 def test_a_function_that_refuses_float64_is_judged_in_its_own_dtype():
     def f(x):
         if x.dtype != jnp.float32:
@@ -258,6 +268,16 @@ ONE = jnp.ones(2)
             lambda: audit.compare(jnp.sin, jnp.sum, (ONE,)),
             ValueError,
             "the same structure and shap",
+        ),
+        (
+            lambda: audit.compare(jnp.sin, None, (jnp.ones((0, 3)),)),
+            ValueError,
+            r"`args` must hold at least one number .* got the shape \(0, 3\) of `x`",
+        ),
+        (
+            lambda: audit.compare(lambda x: x[:0], None, (ONE,)),
+            ValueError,
+            r"`f` must return at least one floating number; got empty arrays, .* \(\(0,\),\)",
         ),
         (lambda: audit.compare(jnp.argmax, None, (ONE,)), ValueError, "must return a floating arr"),
         (

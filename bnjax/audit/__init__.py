@@ -7,9 +7,10 @@ normalization.
 
 The files, in the order of the computation: `arguments` and `trials` (what goes in), `derivatives`
 (the modes), `transforms` and `programs` (how they are run), `rounding` and `reference` (what they
-are compared with), `richardson` and `differences` (the same without a reference), `judge`,
-`diagnosis` and `verdicts` (what an error means), `report`, `evaluation` and `cache` (everything
-compiled and run together), `comparison` (the public functions).
+are compared with), `richardson` and `differences` (the same without a reference), `precision` and
+`criteria` (what a function computes with, and how exact it must be), `judge`, `diagnosis` and
+`verdicts` (what an error means), `report`, `evaluation` and `cache` (everything compiled and run
+together), `comparison` (the public functions).
 """
 
 from bnjax.audit.comparison import assert_gradients_match, compare, make_compare

@@ -63,7 +63,8 @@ def flatten_arguments(
 
     Raises:
         TypeError: `args` is not a tuple or list, or a leaf to differentiate is complex.
-        ValueError: `argnums` is out of range, or there is nothing to differentiate.
+        ValueError: `argnums` is out of range, or there is nothing to differentiate, or all of it is
+            empty.
     """
     chosen = _differentiated_positions(function, args, argnums)
     paths, tree = jax.tree_util.tree_flatten_with_path(tuple(args))
@@ -89,6 +90,12 @@ def flatten_arguments(
         raise ValueError(
             f"{function}: `args` must hold a floating array to differentiate with respect to; "
             f"got none{'' if argnums is None else f' under argnums={argnums!r}'}."
+        )
+    if not any(leaf.size for leaf in leaves):
+        shapes = ", ".join(f"{a.shape} of `{b}`" for a, b in zip(leaves, labels, strict=True))
+        raise ValueError(
+            f"{function}: `args` must hold at least one number to differentiate with respect to; "
+            f"got the shape {shapes}."
         )
     return ArgumentLayout(tree, tuple(roles), tuple(static), tuple(labels)), leaves, constants
 

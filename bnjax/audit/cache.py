@@ -1,5 +1,6 @@
 """The compiled programs of a comparison, kept for arguments of the same kind."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -104,6 +105,11 @@ def _matching_outputs(
     ours = output_layout(f, layout, leaves, constants)
     if not ours.floating:
         raise ValueError("audit.compare: `f` must return a floating array; got none.")
+    if not any(math.prod(shape) for shape in ours.shapes[: ours.floating]):
+        raise ValueError(
+            "audit.compare: `f` must return at least one floating number; got empty arrays, of the "
+            f"shapes {ours.shapes[: ours.floating]}."
+        )
     if g is None:
         return ours
     theirs = output_layout(g, layout, leaves, constants)

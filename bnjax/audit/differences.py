@@ -16,6 +16,7 @@ from jax import Array, lax
 from bnjax._xla import options_for_few_runs
 from bnjax.audit.arguments import ArgumentLayout, bind
 from bnjax.audit.derivatives import SECOND_ORDER, scalar_gradient
+from bnjax.audit.precision import Precision
 from bnjax.audit.reference import ReferenceValues
 from bnjax.audit.richardson import (
     DirectionalDerivatives,
@@ -65,8 +66,8 @@ def compile_differences(
         few: Up to this many elements, the whole Jacobian is differenced.
 
     Returns:
-        run(constants, trials, scales, reference, eps) -> `FiniteDifferences`, where `eps` is the
-        machine epsilon that f computes with.
+        run(constants, trials, scales, reference, precision) -> `FiniteDifferences`, where
+        `precision` is that of f.
     """
     options = options_for_few_runs()
     stencils = _Stencils(
@@ -127,7 +128,7 @@ def _difference(
     trials: Trials,
     scales: list[Any],
     reference: ReferenceValues,
-    eps: float,
+    precision: Precision,
 ) -> FiniteDifferences:
     """Replace the reference's derivatives."""
     values, slack = dict(reference.values), dict(reference.slack)
@@ -135,7 +136,7 @@ def _difference(
 
     def along(at: np.ndarray, u: list[np.ndarray]) -> list[DirectionalDerivatives]:
         found = stencils.outputs(constants, trials.points, at, u, h, count=len(trials.v))
-        return _extrapolate_leaves(found, h, eps)
+        return _extrapolate_leaves(found, h, precision.of_value)
 
     lengths = [_step_length(leaf[0]) for leaf in trials.points]
     longest = max(lengths)
@@ -146,7 +147,8 @@ def _difference(
     vjp = _vjp_from_jacobian if whole else _vjp_along_tangents
     values["vjp"], slack["vjp"] = vjp(along, trials, lengths)
     for mode in second_order:
-        found = _extrapolate_leaves(stencils.gradient(constants, scaled, scales, h), h, eps)
+        gradient = stencils.gradient(constants, scaled, scales, h)
+        found = _extrapolate_leaves(gradient, h, precision.inside)
         values[mode], slack[mode] = _per_unit(found, longest)
     first = [
         DirectionalDerivatives(one.values[0], one.slack[0], one.steps, one.increments[0])
@@ -212,7 +214,7 @@ def _split_rows(
 ) -> list[np.ndarray]:
     """Split flat rows into one array (rows, *shape) per leaf."""
     pieces = np.split(np.stack(rows), np.cumsum(sizes)[:-1], axis=1)
-    return [piece.reshape(-1, *shape) for piece, shape in zip(pieces, shapes, strict=True)]
+    return [piece.reshape(len(rows), *shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 def _pair_with_cotangents(

@@ -14,6 +14,7 @@ from bnjax.audit.arguments import (
     cast_floating,
 )
 from bnjax.audit.differences import compile_differences
+from bnjax.audit.precision import dtype_epsilon, prepare_agreement
 from bnjax.audit.programs import ProgramResults, compile_program, run_uncompiled
 from bnjax.audit.reference import ReferenceValues, compile_reference
 from bnjax.audit.report import Saved
@@ -49,11 +50,13 @@ class ReferencePrograms(NamedTuple):
         reference: The reference.
         rule: f in the same dtype; None unless that is float64.
         differences: The finite differences of f; None where there is a reference.
+        agreement: The comparison of the values of f and g alone.
     """
 
     reference: Callable[..., tuple[ReferenceValues, list[Any]]]
     rule: Callable[..., ProgramResults] | None
     differences: Callable[..., Any] | None
+    agreement: Callable[..., float]
 
 
 class ComparisonPrograms(NamedTuple):
@@ -78,6 +81,7 @@ def run_comparison(
     constants: list[Any],
     trials: Trials,
     signs: list[np.ndarray],
+    tolerance: float,
 ) -> Evaluations:
     """Run the compiled programs, and f uncompiled.
 
@@ -88,30 +92,54 @@ def run_comparison(
         trials: The trials.
         signs: ±1 for each rounding of the reference's arguments, (SAMPLES, POINTS, *shape) per
             leaf.
+        tolerance: How many epsilons the values of f and g may differ by.
     """
     config, compiled, own_program, _ = programs
     layout, outputs, names, _, in_float64 = config
     wide_constants, wide_trials = _in_reference_dtype((constants, trials), config)
     wide = differences = None
-    with _full_precision(in_float64):
+    with _float64(in_float64):
         reference, wide_scales = compiled.reference(wide_constants, wide_trials, signs)
         if compiled.rule is not None:
             wide = compiled.rule(wide_constants, wide_trials, wide_scales)
     scales = [np.asarray(a, dtype) for a, dtype in zip(wide_scales, outputs.dtypes, strict=False)]
-    with _full_precision(False):
-        plain = run_uncompiled(bind(f, layout, constants), names, trials, scales)
-        own = wide if own_program is None else own_program(constants, trials, scales)
+    plain = run_uncompiled(bind(f, layout, constants), names, trials, scales)
+    own = wide if own_program is None else own_program(constants, trials, scales)
     assert own is not None
-    own = ProgramResults(own.results | plain.results, own.errors | plain.errors, own.eps)
+    own = ProgramResults(own.results | plain.results, own.errors | plain.errors, own.precision)
     if compiled.differences is not None:
-        eps = max((wide or own).eps, reference.eps)
-        with _full_precision(in_float64):
+        precision = (wide or own).precision.no_finer_than(dtype_epsilon(wide_trials))
+        reference = reference._replace(eps=precision.of_value)
+        with _float64(in_float64):
             differences = compiled.differences(
-                wide_constants, wide_trials, wide_scales, reference, eps
+                wide_constants, wide_trials, wide_scales, reference, precision
             )
         reference = differences.reference
     wide = None if own_program is None else wide
-    return Evaluations(layout, outputs, names, trials, reference, own, wide, differences)
+    found = Evaluations(layout, outputs, names, trials, reference, own, wide, differences)
+    return found._replace(value_eps=_agreed_epsilon(found, programs, constants, tolerance))
+
+
+def _agreed_epsilon(
+    found: Evaluations, programs: ComparisonPrograms, constants: list[Any], tolerance: float
+) -> float:
+    """Return the epsilon with which f's value agrees, if f computes with a coarser one inside."""
+    results, in_float64 = found.own, programs.config.in_float64
+    if found.wide is not None and not found.float64_refusal:
+        results = found.wide
+    elif programs.own is not None:
+        in_float64 = False
+    inside, of_value = results.precision
+    finest = max(dtype_epsilon(found.trials), found.reference.eps)
+    if min(inside, of_value) <= finest:
+        return of_value
+    epsilons = (max(finest, float(np.finfo(dtype).eps)) for dtype in (np.float64, np.float32))
+    leaves = [leaf[0] for leaf in found.trials.points]
+    if in_float64:
+        constants, leaves = cast_floating((constants, leaves), np.float64)
+    with _float64(in_float64):
+        candidates = {of_value, *(eps for eps in epsilons if eps < of_value)}
+        return programs.wide.agreement(constants, leaves, sorted(candidates), tolerance)
 
 
 def compile_wide(
@@ -128,13 +156,13 @@ def compile_wide(
     example = (constants, trials, _unit_scales(config.outputs))
     arguments = _in_reference_dtype(example, config)
     rule = differences = None
-    with _full_precision(in_float64):
+    with _float64(in_float64):
         reference = compile_reference(g or f, layout, needed, arguments, terms=in_float64)
         if in_float64:
             rule = compile_program(f, layout, names, arguments)
         if g is None:
             differences = compile_differences(f, layout, needed, few=few)
-    return ReferencePrograms(reference, rule, differences)
+    return ReferencePrograms(reference, rule, differences, prepare_agreement(f, g, layout))
 
 
 def compile_own(
@@ -149,8 +177,7 @@ def compile_own(
     own = None
     if wide.rule is None or any(a.dtype != np.float64 for a in (*trials.points, *trials.v)):
         arguments = (constants, trials, _unit_scales(config.outputs))
-        with _full_precision(False):
-            own = compile_program(f, config.layout, config.names, arguments)
+        own = compile_program(f, config.layout, config.names, arguments)
     counted = {
         name: _count_saved(function, config.layout, trials, constants)
         for name, function in {"f": f, "g": g}.items()
@@ -168,11 +195,10 @@ def _in_reference_dtype(tree: Any, config: ComparisonConfig) -> Any:
     return cast_floating(tree, np.float64) if config.in_float64 else tree
 
 
-def _full_precision(in_float64: bool) -> ExitStack:
-    """Compute products in full precision and, for the reference, allow float64."""
+def _float64(allowed: bool) -> ExitStack:
+    """Allow float64 for the reference, whatever JAX is set to."""
     stack = ExitStack()
-    stack.enter_context(jax.default_matmul_precision("highest"))
-    if in_float64:
+    if allowed:
         stack.enter_context(jax.enable_x64(True))
         if jax.default_backend() == "tpu":  # TPUs have no float64
             stack.enter_context(jax.default_device(jax.devices("cpu")[0]))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from bnjax.audit.criteria import Criterion, describe_coarse
 from bnjax.audit.diagnosis import diagnose
 from bnjax.audit.report import Row
 from bnjax.audit.transforms import ProgramName
@@ -34,20 +35,6 @@ class LeafComparison(NamedTuple):
     terms: np.ndarray
     slack: np.ndarray
     size: float
-
-
-class Criterion(NamedTuple):
-    """What a result must satisfy.
-
-    Attributes:
-        eps: The unit of errors.
-        tolerance: How many of them are accepted.
-        dtype: The dtype that the result must have; None for any.
-    """
-
-    eps: float
-    tolerance: float
-    dtype: Any = None
 
 
 def judge_leaf(name: ProgramName, leaf: str, compared: LeafComparison, criterion: Criterion) -> Row:
@@ -98,6 +85,8 @@ def _leaf_verdict(
         return "not judged", NO_DERIVATIVE
     if row.scaled <= criterion.tolerance:
         return "agrees", ""
+    if criterion.is_coarse(row.scaled):
+        return "coarse", describe_coarse(row.mode, criterion)
     got, wanted = (np.asarray(a, np.float64) for a in (compared.got, compared.wanted))
     return "disagrees", diagnose(np.where(unknown, wanted, got), wanted, noise)
 
@@ -124,8 +113,9 @@ def _inner_product(sides: list[Any], weights: list[Any]) -> tuple[np.ndarray, np
     for (numbers, of), weight in zip(sides, weights, strict=True):
         axes = tuple(range(1, numbers.ndim))
         wide, weight = np.asarray(numbers, np.float64), np.asarray(weight, np.float64)
-        total = total + np.sum(np.where(weight == 0, 0, weight * wide), axis=axes)
-        terms = terms + np.sum(np.abs(weight) * np.maximum(np.abs(wide), of), axis=axes)
+        with np.errstate(all="ignore"):  # what is wrong may be infinite
+            total = total + np.sum(np.where(weight == 0, 0, weight * wide), axis=axes)
+            terms = terms + np.sum(np.abs(weight) * np.maximum(np.abs(wide), of), axis=axes)
     return np.asarray(total), np.asarray(terms)
 
 

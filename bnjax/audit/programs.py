@@ -14,7 +14,7 @@ from jax import Array
 from bnjax._xla import options_for_few_runs
 from bnjax.audit import derivatives
 from bnjax.audit.arguments import ArgumentLayout, bind
-from bnjax.audit.rounding import coarsest_epsilon
+from bnjax.audit.precision import Precision, coarsest_epsilon, value_epsilon
 from bnjax.audit.transforms import ProgramName, evaluate_under, trial_indices
 from bnjax.audit.trials import Trials
 
@@ -27,12 +27,12 @@ class ProgramResults(NamedTuple):
     Attributes:
         results: For each (mode, transform), one array per leaf.
         errors: For each (mode, transform) that raised, the exception.
-        eps: The coarsest machine epsilon that the function computes with.
+        precision: The precision that the function computes with.
     """
 
     results: dict[ProgramName, list[Any]]
     errors: dict[ProgramName, Exception]
-    eps: float
+    precision: Precision = Precision()
 
 
 def run_uncompiled(
@@ -51,7 +51,7 @@ def run_uncompiled(
                 results[name] = [np.stack(leaf) for leaf in zip(*rows, strict=True)]
             except Exception as error:  # whatever a rule raises belongs in the report
                 errors[name] = error
-    return ProgramResults(results, errors, 0.0)
+    return ProgramResults(results, errors)
 
 
 def _evaluate_plain(
@@ -87,20 +87,36 @@ def compile_program(
     errors = {name: missing[name[0]] for name in compiled if name[0] in missing}
     compiled = [name for name in compiled if name not in errors]
     if not compiled:
-        return lambda *_: ProgramResults({}, errors, 0.0)
+        precision = _precision(f, layout, names, arguments)
+        return lambda *_: ProgramResults({}, errors, precision)
     try:
-        lowered, eps = _lower(f, layout, compiled, arguments, errors)
-        run = lowered.compile(options_for_few_runs())
+        traced = _trace(f, layout, compiled, arguments, errors)
+        inside = coarsest_epsilon(traced.jaxpr)
+        precision = Precision(inside, value_epsilon(f, layout, arguments))
+        run = traced.lower().compile(options_for_few_runs())
         run(*arguments)  # a leaked tracer may fail only here
     except Exception as error:
         if len(compiled) == 1:
             errors[compiled[0]] = error
-            return lambda *_: ProgramResults({}, errors, 0.0)
+            return lambda *_: ProgramResults({}, errors)
         separate = [compile_program(f, layout, [name], arguments) for name in compiled]
         return lambda *arguments: _merge(
-            [ProgramResults({}, errors, 0.0), *(one(*arguments) for one in separate)]
+            [ProgramResults({}, errors), *(one(*arguments) for one in separate)]
         )
-    return lambda *arguments: ProgramResults(jax.tree.map(np.asarray, run(*arguments)), errors, eps)
+    return lambda *arguments: ProgramResults(
+        jax.tree.map(np.asarray, run(*arguments)), errors, precision
+    )
+
+
+def _precision(
+    f: Callable[..., Any], layout: ArgumentLayout, names: Sequence[ProgramName], arguments: Any
+) -> Precision:
+    """Return the precision of modes that are run uncompiled only."""
+    try:
+        traced = _trace(f, layout, [(mode, "jit") for mode, _ in names], arguments, {})
+        return Precision(coarsest_epsilon(traced.jaxpr), value_epsilon(f, layout, arguments))
+    except Exception:  # what f raises has rows of its own
+        return Precision()
 
 
 def missing_forward_modes(
@@ -116,7 +132,7 @@ def missing_forward_modes(
         if mode in modes:
             failed: dict[ProgramName, Exception] = {}
             try:
-                _lower(f, layout, [(mode, "jit")], arguments, failed)
+                _trace(f, layout, [(mode, "jit")], arguments, failed).lower()
             except Exception as error:
                 errors[mode] = error
             else:
@@ -124,14 +140,14 @@ def missing_forward_modes(
     return errors
 
 
-def _lower(
+def _trace(
     f: Callable[..., Any],
     layout: ArgumentLayout,
     names: Sequence[ProgramName],
     arguments: Any,
     errors: dict[ProgramName, Exception],
-) -> tuple[Any, float]:
-    """Trace and lower one program; return it, and the coarsest epsilon in it."""
+) -> Any:
+    """Trace one program."""
 
     def run(constants: list[Any], trials: Trials, scales: list[Any]) -> dict:
         bound = bind(f, layout, constants)
@@ -143,11 +159,11 @@ def _lower(
                 errors[name] = error
         return results
 
-    traced = jax.jit(run).trace(*arguments)
-    return traced.lower(), coarsest_epsilon(traced.jaxpr)
+    return jax.jit(run).trace(*arguments)
 
 
 def _merge(parts: Sequence[ProgramResults]) -> ProgramResults:
     results = {name: result for one in parts for name, result in one.results.items()}
     errors = {name: error for one in parts for name, error in one.errors.items()}
-    return ProgramResults(results, errors, max(one.eps for one in parts))
+    inside, of_value = (max(eps) for eps in zip(*(one.precision for one in parts), strict=True))
+    return ProgramResults(results, errors, Precision(inside, of_value))

@@ -17,8 +17,9 @@ from jax.extend import core
 from bnjax._xla import options_for_few_runs
 from bnjax.audit.arguments import ArgumentLayout, bind
 from bnjax.audit.derivatives import SECOND_ORDER, FlatFunction, evaluate_mode
+from bnjax.audit.precision import coarsest_epsilon
 from bnjax.audit.programs import missing_forward_modes
-from bnjax.audit.rounding import UNIT, coarsest_epsilon, with_rounding
+from bnjax.audit.rounding import UNIT, with_rounding
 from bnjax.audit.trials import Trials
 
 SAMPLES = 4  # random roundings of the arguments; the largest effect counts
@@ -40,6 +41,12 @@ class ReferenceValues(NamedTuple):
     slack: dict[str, list[Any]]
     errors: dict[str, Exception]
     eps: float
+
+
+def draw_signs(trials: Trials, rng: np.random.Generator) -> list[np.ndarray]:
+    """Draw the directions in which `SAMPLES` roundings move the arguments: ±1."""
+    shapes = ((SAMPLES, *leaf.shape) for leaf in trials.points)
+    return [np.where(rng.random(shape) < 0.5, -1.0, 1.0) for shape in shapes]
 
 
 def compile_reference(

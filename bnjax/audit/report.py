@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-FAILED = ("disagrees", "raises")
+FAILED = ("disagrees", "coarse", "raises")
 
 
 class Row(NamedTuple):
@@ -27,7 +27,8 @@ class Row(NamedTuple):
         at: The index of the worst place in the leaf.
         got: The number there.
         wanted: The reference's number there.
-        verdict: "agrees", "disagrees", "raises", "no forward mode" or "not judged".
+        verdict: "agrees", "disagrees", "coarse" (a derivative that only agrees with an epsilon
+            coarser than the value's), "raises", "no forward mode" or "not judged".
         why: The likely mistake, or what was raised.
     """
 
@@ -183,7 +184,7 @@ def _table_lines(rows: Iterable[Row]) -> list[tuple[tuple[str, ...], str]]:
 
 
 def _table_line(worst: Row, joined: Sequence[Row]) -> tuple[tuple[str, ...], str]:
-    known = worst.verdict in ("agrees", "disagrees")
+    known = worst.verdict in ("agrees", "disagrees", "coarse")
     numbers = (
         (f"{worst.absolute:.1e}", f"{worst.scaled:.2g}", f"{worst.cosine:.6g}")
         if known
@@ -198,7 +199,7 @@ def _table_line(worst: Row, joined: Sequence[Row]) -> tuple[tuple[str, ...], str
 
 def _reason(row: Row) -> str:
     """Return what went wrong in a row, in words."""
-    if row.verdict != "disagrees":
+    if row.verdict not in ("disagrees", "coarse"):
         return row.why
     place = f"{row.mode} under {row.transform} in {row.dtype}: {row.place()}"
     return place + (f": {row.why}" if row.why else "")

@@ -5,7 +5,7 @@ How far that moves a result, in units of the rounding, is the size of the terms 
 the way to it. It depends on the function and the point alone, not on the dtype.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ BITS = 36  # far coarser than float64, and fine enough for results to move in pr
 UNIT = 2.0**-BITS
 # primitives that hold a program, and the parameter it is in; "pjit" and "remat2" are JAX's older
 # names of "jit" and "checkpoint"
-_PROGRAM_PARAMETERS = {
+PROGRAM_PARAMETERS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -52,32 +52,6 @@ def with_rounding(program: Any) -> Callable[..., list[Array]]:
     return lambda *arguments: _run(program.jaxpr, program.consts, arguments)
 
 
-def coarsest_epsilon(program: Any) -> float:
-    """Return the largest machine epsilon among the floating results inside a traced program.
-
-    A function that accepts float64 may still compute in float32, and is no more exact than that.
-
-    Args:
-        program: What `jax.make_jaxpr` returns.
-
-    Example:
-        >>> import jax
-        >>> through = lambda x: jnp.sin(x.astype(jnp.float16)).astype(x.dtype)
-        >>> program = jax.make_jaxpr(through)(jnp.ones(3))
-        >>> print(coarsest_epsilon(program) == jnp.finfo(jnp.float16).eps)
-        True
-    """
-    dtypes = {dtype for dtype in _dtypes(program.jaxpr) if jnp.issubdtype(dtype, jnp.floating)}
-    return max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)
-
-
-def _dtypes(jaxpr: Any) -> Iterator[Any]:
-    for equation in jaxpr.eqns:
-        yield from (v.aval.dtype for v in equation.outvars if hasattr(v.aval, "dtype"))
-    for inner in core.subjaxprs(jaxpr):
-        yield from _dtypes(inner)
-
-
 def _run(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
     """Run a program equation by equation."""
     values = dict(zip(jaxpr.constvars, consts, strict=True))
@@ -96,8 +70,8 @@ def _run(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[An
 
 def _run_equation(equation: Any, values: list[Any]) -> Sequence[Any]:
     primitive, params = equation.primitive, equation.params
-    if primitive.name in _PROGRAM_PARAMETERS:
-        return _run_inner(params[_PROGRAM_PARAMETERS[primitive.name]], values)
+    if primitive.name in PROGRAM_PARAMETERS:
+        return _run_inner(params[PROGRAM_PARAMETERS[primitive.name]], values)
     if primitive.name == "scan":
         return _run_scan(equation, values)
     results = primitive.bind(*values, **params)

@@ -84,6 +84,6 @@ def _split_leaves(
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
     parts = np.split(flat, ends, axis=1)
     return [
-        part.reshape(-1, *shape).astype(dtype)
+        part.reshape(len(flat), *shape).astype(dtype)
         for part, shape, dtype in zip(parts, shapes, dtypes, strict=True)
     ]

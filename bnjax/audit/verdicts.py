@@ -1,20 +1,28 @@
 """From results to rows: which number is compared with which, and what an error means."""
 
+import math
+from functools import partial
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from bnjax.audit.arguments import ArgumentLayout, OutputLayout
+from bnjax.audit.criteria import (
+    Criteria,
+    Criterion,
+    choose_criteria,
+    describe_coarse,
+    describe_epsilon,
+)
 from bnjax.audit.derivatives import MODES
 from bnjax.audit.differences import FiniteDifferences
 from bnjax.audit.judge import (
     NO_DERIVATIVE,
-    Criterion,
     LeafComparison,
     compare_transposes,
     judge_leaf,
 )
+from bnjax.audit.precision import dtype_epsilon
 from bnjax.audit.programs import ProgramResults
 from bnjax.audit.reference import ReferenceValues
 from bnjax.audit.report import Row
@@ -38,6 +46,7 @@ class Evaluations(NamedTuple):
         own: f in the arguments' dtypes.
         wide: f in float64, where that differs.
         differences: The finite differences, where there is no reference.
+        value_eps: The epsilon with which the value of f agrees, however coarse f is inside.
     """
 
     layout: ArgumentLayout
@@ -48,6 +57,16 @@ class Evaluations(NamedTuple):
     own: ProgramResults
     wide: ProgramResults | None
     differences: FiniteDifferences | None
+    value_eps: float = 0.0
+
+    @property
+    def float64_refusal(self) -> str:
+        """What f raised in float64, if it runs in its own dtype only; else ""."""
+        if self.wide is None or self.wide.results:
+            return ""
+        errors = self.wide.errors.items()
+        raised = [error for name, error in errors if name not in self.own.errors]
+        return _summarize(raised[0]) if raised else ""
 
     @property
     def projected(self) -> bool:
@@ -56,14 +75,20 @@ class Evaluations(NamedTuple):
 
 
 def judge_all(
-    found: Evaluations, modes: tuple[str, ...], tolerance: float
+    found: Evaluations, modes: tuple[str, ...], tolerance: float, allow_coarse: bool
 ) -> tuple[list[Row], list[str]]:
     """Judge all results; return the rows, and notes about what could not be done.
+
+    Args:
+        found: What was computed.
+        modes: The modes to judge.
+        tolerance: How many epsilons are accepted.
+        allow_coarse: Whether derivatives may be coarser than the value.
 
     Raises:
         ValueError: The reference has no vjp.
     """
-    reference, own, wide = found.reference, found.own, found.wide
+    reference, own = found.reference, found.own
     if "vjp" in reference.errors and found.differences is None:
         error = reference.errors["vjp"]
         raise ValueError(
@@ -71,32 +96,42 @@ def judge_all(
             f"{_summarize(error)}; pass a function of plain JAX operations."
         ) from error
     notes: list[str] = []
-    if wide is not None and (refusal := _float64_refusal(own, wide)):
-        notes.append(f"f was not compared in float64, where it raised {refusal}")
-        wide = None
+    if found.float64_refusal:
+        notes.append(f"f was not compared in float64, where it raised {found.float64_refusal}")
     notes += _dtype_notes(found.outputs)
-    own_eps = _coarsest_dtype_epsilon(found.trials)
-    inside, expected = (own.eps, own_eps) if wide is None else (wide.eps, _FLOAT64_EPSILON)
-    if inside > expected:
-        notes.append(f"errors are measured in the coarsest epsilon found inside f: {inside:.2g}")
+    judged = _choose_criteria(found, tolerance, allow_coarse)
+    results, criteria, expected = judged[-1]
+    if criteria.derivative.coarse > expected:
+        notes.append(describe_epsilon(criteria.derivative))
     worst: dict[tuple[str, str, str], Row] = {}
-    for results, eps, is_own in ((own, own_eps, True), (wide, reference.eps, False)):
-        if results is not None:
-            criterion = Criterion(max(eps, results.eps, reference.eps), tolerance)
-            for row in _judge_results(found, results, criterion, modes, is_own):
-                at = row.mode, row.transform, row.leaf
-                if at not in worst or _is_worse(row, worst[at]):
-                    worst[at] = row
+    for one in judged:
+        for row in _judge_results(found, *one[:2], modes, is_own=one[0] is own):
+            at = row.mode, row.transform, row.leaf
+            if at not in worst or _is_worse(row, worst[at]):
+                worst[at] = row
     rows = sorted(worst.values(), key=lambda row: _ORDER.index(row.mode))
     if found.differences is not None and "vjp" in modes:
-        rows += _taylor_rows(found, found.differences, wide or own)
+        rows += _taylor_rows(found, found.differences, results, criteria.derivative)
     return rows, notes
 
 
-def _float64_refusal(own: ProgramResults, wide: ProgramResults) -> str:
-    """Return what f raised in float64 if it runs in its own dtype only; else ""."""
-    raised = [error for name, error in wide.errors.items() if name not in own.errors]
-    return _summarize(raised[0]) if raised and not wide.results else ""
+def _choose_criteria(
+    found: Evaluations, tolerance: float, allow_coarse: bool
+) -> list[tuple[ProgramResults, Criteria, float]]:
+    """Pair the results in the arguments' dtypes, and in float64 if f accepts it, with criteria.
+
+    Each pair goes with the epsilon of its dtype.
+    """
+    own_eps = dtype_epsilon(found.trials)
+    excused = math.inf if allow_coarse else max(found.value_eps, own_eps)
+    both = [(found.own, own_eps)]
+    if found.wide is not None and not found.float64_refusal:
+        both.append((found.wide, _FLOAT64_EPSILON))
+    coarsest = found.reference.eps
+    return [
+        (one, choose_criteria(one.precision, max(eps, coarsest), excused, tolerance), eps)
+        for one, eps in both
+    ]
 
 
 def _dtype_notes(outputs: OutputLayout) -> list[str]:
@@ -109,10 +144,6 @@ def _dtype_notes(outputs: OutputLayout) -> list[str]:
     ]
 
 
-def _coarsest_dtype_epsilon(trials: Trials) -> float:
-    return max(float(jnp.finfo(a.dtype).eps) for a in (*trials.points, *trials.v))
-
-
 def _is_worse(row: Row, other: Row) -> bool:
     return (row.failed, row.scaled) > (other.failed, other.scaled)
 
@@ -120,7 +151,7 @@ def _is_worse(row: Row, other: Row) -> bool:
 def _judge_results(
     found: Evaluations,
     results: ProgramResults,
-    criterion: Criterion,
+    criteria: Criteria,
     modes: tuple[str, ...],
     is_own: bool,
 ) -> list[Row]:
@@ -139,9 +170,10 @@ def _judge_results(
         elif name in results.results:
             compared = _compare_leaves(found, name, results.results[name])
             for one, (label, dtype) in zip(compared, _leaves(found, mode, is_own), strict=True):
+                criterion = criteria.value if mode == "value" else criteria.derivative
                 rows.append(judge_leaf(name, label, one, criterion._replace(dtype=dtype)))
     if "transposition" in modes:
-        rows += _transposition_rows(found, results, criterion)
+        rows += _transposition_rows(found, results, criteria.derivative)
     return rows
 
 
@@ -232,7 +264,10 @@ def _with_terms(
 
 
 def _taylor_rows(
-    found: Evaluations, differences: FiniteDifferences, results: ProgramResults
+    found: Evaluations,
+    differences: FiniteDifferences,
+    results: ProgramResults,
+    criterion: Criterion,
 ) -> list[Row]:
     """Test that, along the first trial's tangent, the remainder after the vjp decreases as h²."""
     name = next((("vjp", t) for t in ("jit", "plain") if ("vjp", t) in results.results), None)
@@ -250,8 +285,8 @@ def _taylor_rows(
     slope = differences.length * sum(
         float(np.sum(np.asarray(a[0], np.float64) * np.asarray(u[0], np.float64))) for a, u in pairs
     )
-    rounding = max(results.eps, found.reference.eps) * size
-    order = taylor_order(np.asarray(increments), np.asarray(slope), along[0].steps, rounding)
+    taylor = partial(taylor_order, np.asarray(increments), np.asarray(slope), along[0].steps)
+    order = taylor(criterion.eps * size)
     row = Row("taylor", name[1], "all", str(results.results[name][0].dtype), wanted=2.0)
     if not smooth:
         return [row._replace(verdict="not judged", why=NO_DERIVATIVE)]
@@ -260,4 +295,6 @@ def _taylor_rows(
     row = row._replace(got=order)
     if order > 1.5:
         return [row]
+    if (taylor(criterion.coarse * size) or 2.0) > 1.5:
+        return [row._replace(verdict="coarse", why=describe_coarse("taylor", criterion))]
     return [row._replace(verdict="disagrees", why="the remainder decreases as h, not as h²")]

@@ -72,7 +72,7 @@ class Verify:
 class Audit:
     """Hold a hand-written derivative rule to autodiff of a plain reference.
 
-    Without arguments: bnjax's own rules, over shapes, axes, weights and dtypes.
+    Without arguments: bnjax's own rules, over shapes, axes, weights, scales and dtypes.
 
     Example: bnjax audit mymodel:fast_softmax jax.nn:softmax --args mymodel:make_args
     """
@@ -91,6 +91,8 @@ class Audit:
     """Which of value, vjp, jvp, transposition, rev-over-rev and fwd-over-rev; all by default."""
     transforms: tuple[str, ...] = ()
     """Which of plain, jit, vmap, scan and remat; all by default, jit for bnjax's own."""
+    allow_coarse_derivatives: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Accept derivatives that F computes in a coarser dtype than its value."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the results as one JSON object."""
 
