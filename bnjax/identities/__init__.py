@@ -2,9 +2,10 @@
 
 Each has a tag (D.4) by which code, documentation and notebooks cite it. The equations stand in
 `baseline` and `descent` (BL), `normalization` (BN), `derivatives`, `layers` and `samples` (D),
-`population` (P), `geometry` and `propagation` (G), `errata_notes` and `errata_lectures` (E), one
-`Identity` each, with its formula, derivation, source and check. `notation` defines the symbols,
-`sources` the sources, and `sheet` prints all of it as one document.
+`population` and `draws` (P), `geometry` and `propagation` (G), `errata_notes` and
+`errata_lectures` (E), one `Identity` each, with its formula, derivation, source and check.
+`notation` defines the symbols, `sources` the sources, and `sheet` prints all of it as one
+document.
 """
 
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from bnjax.identities import (
     baseline,
     derivatives,
     descent,
+    draws,
     errata_lectures,
     errata_notes,
     geometry,
@@ -43,7 +45,7 @@ __all__ = [
 
 _MODULES = (
     *(baseline, descent, normalization, derivatives, layers, samples),
-    *(population, geometry, propagation, errata_notes, errata_lectures),
+    *(population, draws, geometry, propagation, errata_notes, errata_lectures),
 )
 
 GROUPS = {

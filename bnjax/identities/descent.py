@@ -1,4 +1,4 @@
-"""BL.6–BL.9: gradient descent, on mini-batches and through the layers (S0/S1 §1, S3)."""
+"""BL.6–BL.10: gradient descent, on mini-batches and through the layers (S0/S1 §1, S3)."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from bnjax import activations, network, training
-from bnjax.identities import flows, numeric, observed
+from bnjax.identities import draws, flows, numeric, observed
 from bnjax.identities.baseline import baseline_terms
 from bnjax.identities.cases import Case, float64
 from bnjax.identities.entries import Identity, Sides, paired, recorder, sides
@@ -18,6 +18,7 @@ ENTRIES: list[Identity] = []
 identity = recorder(ENTRIES)
 
 RATE = 0.5  # η
+_SAMPLES = 5  # of which every batch is drawn, BL.10
 
 
 class _Descent(NamedTuple):
@@ -156,3 +157,85 @@ def _saturation(case: Case) -> Sides:
 
 
 _saturating_slope = quick()(activations.get("sigmoid").g_prime)
+
+
+@quick("net")
+def _drawn_gradients(
+    net: Any, params: Any, state: Any, inputs: Any, targets: Any, *drawn: Any
+) -> list[Array]:
+    """Differentiate the library's cost of the batches (draws, B): ∂C_k/∂W, (draws, n_in, n)."""
+
+    def gradient(indices: Array) -> Array:
+        def cost(params: Any) -> Array:
+            return network.cost(net, params, state, inputs[indices], targets[indices])[0]
+
+        return jax.grad(cost)(params)[0].W
+
+    return [jax.vmap(gradient)(indices) for indices in drawn]
+
+
+class _Gradients(NamedTuple):
+    """∂C/∂W of drawn batches (draws, n_in, n), both ways; of each sample, and of all together."""
+
+    drawn: draws.Draws
+    alone: np.ndarray
+    full: np.ndarray
+
+
+def _gradients(case: Case, drawn: draws.Draws, inputs: np.ndarray) -> _Gradients:
+    """Differentiate one layer of the baseline network, on batches drawn from the inputs."""
+    net = network.Network(case.baseline.sizes[:2], norm=False)
+    targets = np.resize(case.targets, (len(inputs), case.width))
+    every = np.arange(len(inputs))
+    *batches, alone, full = _drawn_gradients(
+        net, case.baseline_params[:1], (), inputs, targets, *drawn, every[:, None], every[None]
+    )
+    return _Gradients(
+        draws.Draws(*map(numeric.wide, batches)), numeric.wide(alone), numeric.wide(full[0])
+    )
+
+
+def _biased_with_bn(case: Case) -> Sides:
+    net = network.Network(case.net.sizes[:2], norm_output=True, eps=case.eps)
+    inputs = draws.samples(case)[:_SAMPLES]
+    targets = np.resize(case.targets, (_SAMPLES, case.width))
+    state = flows.initial_state(case)[:1]
+    batches, full = _drawn_gradients(
+        *(net, case.params[:1], state, inputs, targets),
+        *(draws.every_batch(_SAMPLES).without, np.arange(_SAMPLES)[None]),
+    )
+    return sides((numeric.wide(batches).mean(0), full[0]))
+
+
+@identity(
+    "BL.10",
+    "The gradient of a random mini-batch is right on average; with BN it is not",
+    "E[∂C_k/∂Θ] = ∂C/∂Θ without BN,  E[∂C_k/∂Θ] ≠ ∂C/∂Θ with BN,  "
+    "Var[∂C_k/∂Θ] = Var[∂C_s/∂Θ]/B drawn with replacement, without BN,  "
+    "Var[∂C_k/∂Θ] = Var[∂C_s/∂Θ]/B (N − B)/(N − 1) drawn without replacement, without BN",
+    "S3",
+    scale="|u| |Δ|, Var[∂C_s/∂Θ]/B; 6 standard errors of a simulation",
+    refuted=_biased_with_bn,
+    derivation="""
+        without BN the cost is a mean over samples:  ∂C_k/∂Θ = Σ_s ∂C_s/∂Θ / B     (BL.2)
+        ==> ∂C_k/∂Θ is to ∂C_s/∂Θ as μ_k to x, and ∂C/∂Θ is the mean of ∂C_s/∂Θ
+        ==> E[∂C_k/∂Θ] = ∂C/∂Θ, which S3 writes E[ĝ] = g                           (P.8)
+        ==> Var[∂C_k/∂Θ] = Var[∂C_s/∂Θ]/B, without replacement (N − B)/(N − 1) of it
+        with BN C_s depends on the other samples of its batch, through μ_k and σ_k²
+    """,
+)
+def _random_minibatches(case: Case) -> Sides:
+    data = draws.samples(case)
+    few = _gradients(case, draws.every_batch(_SAMPLES), data[:_SAMPLES])
+    size = np.abs(few.alone).max(0)
+    pairs: list[Any] = []
+    variances = draws.variance_of_mean(few.alone, draws.DRAWN)
+    for grads, variance in zip(few.drawn, variances, strict=True):
+        pairs += [(grads.mean(0), few.full, size), (grads.var(0), variance)]
+    batch = len(data) // 3
+    many = _gradients(case, draws.random_batches(len(data), batch), data)
+    variances = draws.variance_of_mean(many.alone, batch)
+    for grads, variance in zip(many.drawn, variances, strict=True):
+        error = np.sqrt(variance / draws.DRAWS)
+        pairs.append(draws.within(grads.mean(0), many.full, error))
+    return sides(*pairs)
