@@ -174,25 +174,10 @@ def _drawn_gradients(
     return [jax.vmap(gradient)(indices) for indices in drawn]
 
 
-class _Gradients(NamedTuple):
-    """∂C/∂W of drawn batches (draws, n_in, n), both ways; of each sample, and of all together."""
-
-    drawn: draws.Draws
-    alone: np.ndarray
-    full: np.ndarray
-
-
-def _gradients(case: Case, drawn: draws.Draws, inputs: np.ndarray) -> _Gradients:
-    """Differentiate one layer of the baseline network, on batches drawn from the inputs."""
-    net = network.Network(case.baseline.sizes[:2], norm=False)
-    targets = np.resize(case.targets, (len(inputs), case.width))
-    every = np.arange(len(inputs))
-    *batches, alone, full = _drawn_gradients(
-        net, case.baseline_params[:1], (), inputs, targets, *drawn, every[:, None], every[None]
-    )
-    return _Gradients(
-        draws.Draws(*map(numeric.wide, batches)), numeric.wide(alone), numeric.wide(full[0])
-    )
+def _sample_gradients(case: Case, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Compute ∂C_s/∂W of the baseline's first layer with the sigmoid's cost, sample by sample."""
+    u, (W, b) = numeric.wide(inputs), float64(case.baseline_params)[0]
+    return np.einsum("sj,si->sji", u, numeric.sigmoid(u @ W + b) - targets)
 
 
 def _biased_with_bn(case: Case) -> Sides:
@@ -226,16 +211,23 @@ def _biased_with_bn(case: Case) -> Sides:
 )
 def _random_minibatches(case: Case) -> Sides:
     data = draws.samples(case)
-    few = _gradients(case, draws.every_batch(_SAMPLES), data[:_SAMPLES])
-    size = np.abs(few.alone).max(0)
-    pairs: list[Any] = []
-    variances = draws.variance_of_mean(few.alone, draws.DRAWN)
-    for grads, variance in zip(few.drawn, variances, strict=True):
-        pairs += [(grads.mean(0), few.full, size), (grads.var(0), variance)]
+    targets = np.resize(case.targets, (len(data), case.width))
+    alone = _sample_gradients(case, data, targets)
     batch = len(data) // 3
-    many = _gradients(case, draws.random_batches(len(data), batch), data)
-    variances = draws.variance_of_mean(many.alone, batch)
-    for grads, variance in zip(many.drawn, variances, strict=True):
+    ways = draws.every_batch(_SAMPLES), draws.random_batches(len(data), batch)
+    net = network.Network(case.baseline.sizes[:2], norm=False)
+    found = _drawn_gradients(
+        *(net, case.baseline_params[:1], (), data, targets), *map(np.concatenate, ways)
+    )
+    every, some = (
+        np.split(numeric.wide(grads), [len(way.with_replacement)])
+        for grads, way in zip(found, ways, strict=True)
+    )
+    pairs: list[Any] = []
+    few = alone[:_SAMPLES]
+    for grads, variance in zip(every, draws.variance_of_mean(few, draws.DRAWN), strict=True):
+        pairs += [(grads.mean(0), few.mean(0), np.abs(few)), (grads.var(0), variance)]
+    for grads, variance in zip(some, draws.variance_of_mean(alone, batch), strict=True):
         error = np.sqrt(variance / draws.DRAWS)
-        pairs.append(draws.within(grads.mean(0), many.full, error))
+        pairs.append(draws.within(grads.mean(0), alone.mean(0), error))
     return sides(*pairs)

@@ -209,7 +209,7 @@ def _unbiased_as_it_is(case: Case) -> Sides:
     "Var[B/(B − 1) σ_k²] = (E[(x − E[x])⁴] − (B − 3)/(B − 1) Var[x]²)/B drawn with replacement,  "
     "Var[B/(B − 1) σ_k²] = N (N − B)/(B (B − 1) (N − 1) (N − 2) (N − 3)) "
     "[(N B − N − B − 1) E[(x − E[x])⁴] − (N² (B − 3) + 6 N − 3 (B + 1))/(N − 1) Var[x]²] "
-    "drawn without replacement",
+    "drawn without replacement, N > 3",
     "S3; own derivation",
     scale="Var[x], Var[σ_k²]; 6 standard errors of a simulation",
     refuted=_unbiased_as_it_is,
