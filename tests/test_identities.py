@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from bnjax import activations, backprop, costs, folding, identities, kernel, moments, population
-from bnjax.identities import entries
+from bnjax.identities import draws, entries
 
-COUNTS = {"BL": 9, "BN": 6, "D": 17, "P": 7, "G": 6, "E": 9}
+COUNTS = {"BL": 10, "BN": 6, "D": 17, "P": 9, "G": 7, "E": 14}
 ALL = identities.all()
 BY_TAG = {one.tag: one for one in ALL}
 # (dtype, ε, B, n)
@@ -23,7 +23,7 @@ SETTINGS = [
 
 def test_every_tag_is_there_once_and_in_order():
     expected = [f"{room}.{k}" for room, count in COUNTS.items() for k in range(1, count + 1)]
-    assert [one.tag for one in ALL] == expected and len(expected) == 54
+    assert [one.tag for one in ALL] == expected
     assert tuple(identities.GROUPS) == tuple(COUNTS)
 
 
@@ -123,6 +123,19 @@ def test_a_claim_is_refuted_only_if_all_its_parts_are():
     assert entries.gap(found) == (1.0, 0.0)
 
 
+def test_a_simulation_refuses_what_is_off_by_several_standard_errors(rng):
+    values = rng.normal(size=(draws.DRAWS, 3)) ** 2  # mean 1, variance 2, as χ²
+
+    def error(*pairs):
+        return entries.gap(entries.sides(*pairs))[0]
+
+    of_mean, of_variance = (2 / draws.DRAWS) ** 0.5, (56 / draws.DRAWS) ** 0.5
+    assert error(draws.within(values.mean(0), 1, of_mean), draws.variance_within(values, 2)) == 0
+    for off in (-10, 10):
+        assert error(draws.within(values.mean(0), 1 + off * of_mean, of_mean)) > 0.1
+        assert error(draws.variance_within(values, 2 + off * of_variance)) > 0.1
+
+
 def result(**more):
     base = {"tag": "E.1", "error": 0.0, "refutation": 0.5, "margin": 0.1, "dtype": "float64"}
     return identities.Result(**{**base, "eps": 0.0, "batch": 3, "width": 3, **more})
@@ -194,6 +207,11 @@ def output_error_times_b(monkeypatch):
     )
 
 
+def summed_cost(monkeypatch):
+    original = costs.mean
+    monkeypatch.setattr(costs, "mean", lambda values, *w: len(values) * original(values, *w))
+
+
 def gradient_over_b(monkeypatch):
     original = backprop.value_and_grad
 
@@ -258,6 +276,17 @@ def epsilon_outside(monkeypatch):
     )
 
 
+def drawn_independently(monkeypatch):
+    """S3's “IID” for samples that are drawn without replacement (P.8)."""
+    monkeypatch.setattr(draws, "share_left", lambda size, batch: draws.Draws(1.0, 1.0))
+
+
+def unbiased_as_it_is(monkeypatch):
+    monkeypatch.setattr(
+        draws, "mean_of_variance", lambda data, batch: draws.Draws(data.var(0), data.var(0))
+    )
+
+
 def without_ones(centre, scale, removed):
     return centre, scale, removed._replace(ones=0 * removed.ones)
 
@@ -278,15 +307,18 @@ PLANTS = {
     "each recursion with the wrong layer's γ": (wrong_gamma, {"D.11", "G.5", "E.6"}),
     "the recursion without g'": (without_slope, {"BL.4"}),
     "a missing ⟨Δ⟩": (projected(without_ones), {"BN.6", "D.4", "D.11"}),
-    "a missing x̂ ⟨Δ x̂⟩": (projected(without_x_hat), {"BN.5", "D.4", "G.6"}),
+    "a missing x̂ ⟨Δ x̂⟩": (projected(without_x_hat), {"BN.5", "D.4", "G.6", "G.7"}),
     "a kernel wrong by 0.05 %": (projected(off_by_little), {"D.7"}),
     "a factor B in the kernel": (projected(sums_for_means), {"D.4"}),
     "a factor B in the output error": (output_error_times_b, {"BL.3", "BL.4"}),
     "a factor B in the gradient": (gradient_over_b, {"BL.5"}),
+    "a factor B in the cost": (summed_cost, {"BL.10"}),
     "biased for unbiased": (biased_statistics, {"P.2", "P.6", "P.7", "E.3"}),
     "pooled without the means' variance": (pooled_without_the_means, {"P.5"}),
     "folded without the mean": (folded_without_the_mean, {"P.4"}),
-    "unbiased for biased": (unbiased_normalization, {"BN.2", "D.5"}),
+    "unbiased for biased": (unbiased_normalization, {"BN.2", "D.5", "P.9"}),
+    "independent without replacement": (drawn_independently, {"P.8", "P.9", "BL.10"}),
+    "a biased variance that is right on average": (unbiased_as_it_is, {"P.9"}),
     "a slope wrong by 0.05 %": (slope_off_by_a_little, {"D.14"}),
     "ε outside of the root": (epsilon_outside, {"BN.2", "D.5"}),
 }

@@ -123,8 +123,9 @@ def fold(
         is another one where that difference exceeds 0.001.
     """
     baseline, folded = folding.fold(net, params, state)
-    y = network.bn_apply(net, params, state, x_test, train=False)[0]
-    y_folded = network.apply(baseline, folded, x_test)
+    with jax.default_matmul_precision("highest"):  # or the platform's rounding is compared
+        y = network.bn_apply(net, params, state, x_test, train=False)[0]
+        y_folded = network.apply(baseline, folded, x_test)
     apart = jnp.abs(y - y_folded) / jnp.maximum(jnp.max(jnp.abs(y)), jnp.finfo(y.dtype).tiny)
     differs = decide(y) != decide(y_folded) if classify else jnp.any(apart > _ALIKE, axis=1)
     return folded, int(jnp.sum(differs)), float(jnp.max(apart))

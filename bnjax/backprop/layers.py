@@ -11,11 +11,16 @@
 Here ȳ is Δ, and w K(·/w) stands for K where samples have weights. With the statistics held
 constant γ r Δ does (D.13).
 
+Products are in full precision where a gradient is to be looked at or compared; NVIDIA GPUs and TPUs
+multiply float32 in TF32 and in bfloat16 by default. `value_moments_and_grad`, with which networks
+are trained, keeps the default.
+
 Source: S0/S1 §1 and §2, S4 (4).
 """
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -93,7 +98,8 @@ def value_and_grad(
 
     Returns:
         C, a scalar, and the gradient: with "batch" what `jax.value_and_grad` of `network.cost`
-        gives in params, in the same structure and dtypes.
+        gives in params, in the same structure and dtypes. Products are in full precision; to
+        compare, call the other side under `jax.default_matmul_precision("highest")`.
 
     Raises:
         TypeError: x, params or where has a dtype that cannot be normalized.
@@ -107,7 +113,8 @@ def value_and_grad(
         2.0 [2.]
     """
     function = "backprop.value_and_grad"
-    cost, _, backward = _both_passes(function, net, params, x, targets, where, statistics)
+    with jax.default_matmul_precision("highest"):
+        cost, _, backward = _both_passes(function, net, params, x, targets, where, statistics)
     return cost, tuple(layer.params_bar for layer in backward)
 
 
@@ -132,7 +139,8 @@ def value_moments_and_grad(
 
     Returns:
         ((C, moments), gradient): the `Moments` are those of the batch, one per normalized layer,
-        for `population.update`.
+        for `population.update`. Products are in the platform's default precision, as elsewhere in
+        training.
 
     Raises:
         TypeError: As in `value_and_grad`.
@@ -190,7 +198,8 @@ def intermediates(
         [-1.  1.] [0. 2.] [0.5 1.5]
     """
     function = "backprop.intermediates"
-    _, forward, backward = _both_passes(function, net, params, x, targets, where, statistics)
+    with jax.default_matmul_precision("highest"):
+        _, forward, backward = _both_passes(function, net, params, x, targets, where, statistics)
     layers = []
     for (u, y, residuals), (delta, x_bar, _) in zip(forward, backward, strict=True):
         if residuals is None:

@@ -2,9 +2,10 @@
 
 Each has a tag (D.4) by which code, documentation and notebooks cite it. The equations stand in
 `baseline` and `descent` (BL), `normalization` (BN), `derivatives`, `layers` and `samples` (D),
-`population` (P), `geometry` and `propagation` (G), `errata_notes` and `errata_lectures` (E), one
-`Identity` each, with its formula, derivation, source and check. `notation` defines the symbols,
-`sources` the sources, and `sheet` prints all of it as one document.
+`population` and `draws` (P), `geometry` and `propagation` (G), `errata_insights`, `errata_notes`
+and `errata_lectures` (E), one `Identity` each, with its formula, derivation, source and check.
+`notation` defines the symbols, `sources` the sources, and `sheet` prints all of it as one
+document.
 """
 
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from bnjax.identities import (
     baseline,
     derivatives,
     descent,
+    draws,
+    errata_insights,
     errata_lectures,
     errata_notes,
     geometry,
@@ -43,7 +46,7 @@ __all__ = [
 
 _MODULES = (
     *(baseline, descent, normalization, derivatives, layers, samples),
-    *(population, geometry, propagation, errata_notes, errata_lectures),
+    *(population, draws, geometry, propagation, errata_insights, errata_notes, errata_lectures),
 )
 
 GROUPS = {
@@ -97,8 +100,8 @@ def all() -> tuple[Identity, ...]:
     """Return every identity, in the order BL, BN, D, P, G, E and by number.
 
     Example:
-        >>> len(all()), all()[0].tag, all()[0].formula
-        (54, 'BL.1', 'y = u W + b,  u_next = g(y)')
+        >>> all()[0].tag, all()[0].formula
+        ('BL.1', 'y = u W + b,  u_next = g(y)')
     """
     return tuple(
         sorted(

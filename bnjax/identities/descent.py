@@ -1,4 +1,4 @@
-"""BL.6–BL.9: gradient descent, on mini-batches and through the layers (S0/S1 §1, S3)."""
+"""BL.6–BL.10: gradient descent, on mini-batches and through the layers (S0/S1 §1, S3)."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from bnjax import activations, network, training
-from bnjax.identities import flows, numeric, observed
+from bnjax.identities import draws, flows, numeric, observed
 from bnjax.identities.baseline import baseline_terms
 from bnjax.identities.cases import Case, float64
 from bnjax.identities.entries import Identity, Sides, paired, recorder, sides
@@ -18,6 +18,7 @@ ENTRIES: list[Identity] = []
 identity = recorder(ENTRIES)
 
 RATE = 0.5  # η
+_SAMPLES = 5  # of which every batch is drawn, BL.10
 
 
 class _Descent(NamedTuple):
@@ -156,3 +157,77 @@ def _saturation(case: Case) -> Sides:
 
 
 _saturating_slope = quick()(activations.get("sigmoid").g_prime)
+
+
+@quick("net")
+def _drawn_gradients(
+    net: Any, params: Any, state: Any, inputs: Any, targets: Any, *drawn: Any
+) -> list[Array]:
+    """Differentiate the library's cost of the batches (draws, B): ∂C_k/∂W, (draws, n_in, n)."""
+
+    def gradient(indices: Array) -> Array:
+        def cost(params: Any) -> Array:
+            return network.cost(net, params, state, inputs[indices], targets[indices])[0]
+
+        return jax.grad(cost)(params)[0].W
+
+    return [jax.vmap(gradient)(indices) for indices in drawn]
+
+
+def _sample_gradients(case: Case, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Compute ∂C_s/∂W of the baseline's first layer with the sigmoid's cost, sample by sample."""
+    u, (W, b) = numeric.wide(inputs), float64(case.baseline_params)[0]
+    return np.einsum("sj,si->sji", u, numeric.sigmoid(u @ W + b) - targets)
+
+
+def _biased_with_bn(case: Case) -> Sides:
+    net = network.Network(case.net.sizes[:2], norm_output=True, eps=case.eps)
+    inputs = draws.samples(case)[:_SAMPLES]
+    targets = np.resize(case.targets, (_SAMPLES, case.width))
+    state = flows.initial_state(case)[:1]
+    batches, full = _drawn_gradients(
+        *(net, case.params[:1], state, inputs, targets),
+        *(draws.every_batch(_SAMPLES).without, np.arange(_SAMPLES)[None]),
+    )
+    return sides((numeric.wide(batches).mean(0), full[0]))
+
+
+@identity(
+    "BL.10",
+    "The gradient of a random mini-batch is right on average; with BN it is not",
+    "E[∂C_k/∂Θ] = ∂C/∂Θ without BN,  E[∂C_k/∂Θ] ≠ ∂C/∂Θ with BN,  "
+    "Var[∂C_k/∂Θ] = Var[∂C_s/∂Θ]/B drawn with replacement, without BN,  "
+    "Var[∂C_k/∂Θ] = Var[∂C_s/∂Θ]/B (N − B)/(N − 1) drawn without replacement, without BN",
+    "S3",
+    scale="|u| |Δ|, Var[∂C_s/∂Θ]/B; 6 standard errors of a simulation",
+    refuted=_biased_with_bn,
+    derivation="""
+        without BN the cost is a mean over samples:  ∂C_k/∂Θ = Σ_s ∂C_s/∂Θ / B     (BL.2)
+        ==> ∂C_k/∂Θ is to ∂C_s/∂Θ as μ_k to x, and ∂C/∂Θ is the mean of ∂C_s/∂Θ
+        ==> E[∂C_k/∂Θ] = ∂C/∂Θ, which S3 writes E[ĝ] = g                           (P.8)
+        ==> Var[∂C_k/∂Θ] = Var[∂C_s/∂Θ]/B, without replacement (N − B)/(N − 1) of it
+        with BN C_s depends on the other samples of its batch, through μ_k and σ_k²
+    """,
+)
+def _random_minibatches(case: Case) -> Sides:
+    data = draws.samples(case)
+    targets = np.resize(case.targets, (len(data), case.width))
+    alone = _sample_gradients(case, data, targets)
+    batch = len(data) // 3
+    ways = draws.every_batch(_SAMPLES), draws.random_batches(len(data), batch)
+    net = network.Network(case.baseline.sizes[:2], norm=False)
+    found = _drawn_gradients(
+        *(net, case.baseline_params[:1], (), data, targets), *map(np.concatenate, ways)
+    )
+    every, some = (
+        np.split(numeric.wide(grads), [len(way.with_replacement)])
+        for grads, way in zip(found, ways, strict=True)
+    )
+    pairs: list[Any] = []
+    few = alone[:_SAMPLES]
+    for grads, variance in zip(every, draws.variance_of_mean(few, draws.DRAWN), strict=True):
+        pairs += [(grads.mean(0), few.mean(0), np.abs(few)), (grads.var(0), variance)]
+    for grads, variance in zip(some, draws.variance_of_mean(alone, batch), strict=True):
+        error = np.sqrt(variance / draws.DRAWS)
+        pairs.append(draws.within(grads.mean(0), alone.mean(0), error))
+    return sides(*pairs)

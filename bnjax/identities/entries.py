@@ -30,7 +30,7 @@ class Identity(NamedTuple):
     """One equation of the sources, with everything that is known of it, ready to be checked.
 
     Attributes:
-        tag: BL.1 ... E.9.
+        tag: BL.1 ... E.14.
         claim: One line of English; of an erratum, the claim that is false.
         formula: The statements in Unicode, set apart by "," and two spaces.
         source: Where it comes from: keys of `sources.SOURCES`, or "own derivation".

@@ -1,15 +1,24 @@
-"""E.2–E.5, E.8: what the lecture notes S3 and the exercise S4 get wrong."""
+"""E.2–E.5, E.8, E.12, E.14: what the lecture notes S3 and the exercise S4 get wrong."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
+from bnjax import norm
 from bnjax.identities import layers, numeric, observed
 from bnjax.identities import population as statistics
 from bnjax.identities.cases import Case
 from bnjax.identities.derivatives import staged
 from bnjax.identities.entries import Identity, Sides, recorder, sides
+from bnjax.identities.quick import quick
 
 ENTRIES: list[Identity] = []
 identity = recorder(ENTRIES)
+
+_EPS = 1.0  # an ε that shows, E.12
 
 
 def _copied(case: Case) -> Sides:
@@ -129,3 +138,74 @@ def _summed(case: Case) -> Sides:
         (sum(each), seen.gamma_bar, np.abs(each).sum(0)),
         (sum(numeric.wide(case.y_bar)), seen.beta_bar, np.abs(case.y_bar).sum(0)),
     )
+
+
+def _with_sd(case: Case) -> np.ndarray:
+    """Normalize by the library with γ = σ and β = μ."""
+    at = numeric.normalized_layer(case.x, case.eps)
+    gamma, beta = np.sqrt(at.var).astype(case.dtype), at.mean.astype(case.dtype)
+    return numeric.wide(observed.by_rule(case._replace(gamma=gamma, beta=beta)).y)
+
+
+def _restored(case: Case) -> Sides:
+    return sides((case.x, _with_sd(case._replace(eps=_EPS))))
+
+
+@identity(
+    "E.12",
+    "S3; Ioffe & Szegedy 2015: γ = √Var[x], β = E[x] restore x",
+    "y = μ + ρ (x − μ) where γ = σ, β = μ,  y = x where γ = (σ² + ε)^(1/2), β = μ",
+    "S3; Ioffe & Szegedy 2015",
+    scale="|x|",
+    refuted=_restored,
+    margin=1e-3,
+    correction="S3 follows Ioffe & Szegedy, who restore x with γ = √Var[x]. That does so at ε = 0 "
+    "only; otherwise the deviations come back shortened by ρ. (σ² + ε)^(1/2) restores them for "
+    "every ε (BN.4).",
+)
+def _shortened(case: Case) -> Sides:
+    pairs: list[Any] = []
+    for one in (case, case._replace(eps=_EPS)):
+        at = numeric.normalized_layer(one.x, one.eps)
+        shortened = at.mean + at.rho * (numeric.wide(one.x) - at.mean)
+        gamma, beta = (1 / at.r).astype(one.dtype), at.mean.astype(one.dtype)
+        restored = observed.by_rule(one._replace(gamma=gamma, beta=beta)).y
+        pairs += [(_with_sd(one), shortened, one.x), (restored, one.x)]
+    return sides(*pairs)
+
+
+@quick()
+def _pulled_to_x_hat(x_hat: Any, gamma: Any, beta: Any, y_bar: Any) -> Array:
+    """Pull ȳ back to x̂, by the library's scale and shift."""
+    zero, one = jnp.zeros_like(gamma), jnp.ones_like(gamma)
+
+    def y(x_hat: Array) -> Array:
+        return norm.normalize(x_hat, zero, one, gamma, beta, eps=0.0)
+
+    return jax.vjp(y, x_hat)[1](y_bar)[0]
+
+
+def _by_the_slope(case: Case) -> Sides:
+    at = numeric.normalized_layer(case.x, case.eps)
+    slope = numeric.slope("sigmoid", case.gamma * at.x_hat + case.beta)
+    return sides((slope * case.y_bar, observed.by_library_jacobian(case).chain.x_hat_bar))
+
+
+@identity(
+    "E.14",
+    "S3, once: dẑ/du = f′, that is ∂y/∂x̂ = g'",
+    "∂y_si/∂x̂_si = γ_i,  ∂C/∂x̂ = γ Δ",
+    "S3",
+    scale="|γ|, |γ Δ|",
+    refuted=_by_the_slope,
+    margin=0.1,
+    correction="Under “high level” S3 pulls back from ẑ to u, here from y to x̂, with the slope of "
+    "the activation. That slope leads from u_next to y (D.14); from y to x̂ it is γ (D.6), as S3 "
+    "has it in its summary.",
+)
+def _by_gamma(case: Case) -> Sides:
+    x_hat = numeric.normalized_layer(case.x, case.eps).x_hat.astype(case.dtype)
+    chains = observed.by_library_jacobian(case)
+    pulled = _pulled_to_x_hat(x_hat, case.gamma, case.beta, case.y_bar)
+    found = chains.chain.x_hat_bar, chains.chain_s3.x_hat_bar, pulled
+    return sides(*((one, case.gamma * numeric.wide(case.y_bar)) for one in found))

@@ -1,64 +1,13 @@
-"""E.1, E.6, E.7, E.9: what the note S0–S2 gets wrong."""
-
-from typing import Any
+"""E.6, E.7, E.13: slips in the derivations of S0–S2 (§1, §2)."""
 
 import numpy as np
 
-from bnjax.identities import descent, flows, geometry, layers, numeric, observed
+from bnjax.identities import descent, flows, layers, numeric, observed
 from bnjax.identities.cases import Case, float64
 from bnjax.identities.entries import Identity, Sides, paired, recorder, sides
 
 ENTRIES: list[Identity] = []
 identity = recorder(ENTRIES)
-
-_EPS = 1.0  # an ε that shows, E.9
-
-
-def _orthogonal(case: Case) -> np.ndarray:
-    """Return vectors of length √B orthogonal to 1 and to x̂, one per neuron."""
-    _, x_hat = numeric.hat(case.x)
-    rest = numeric.wide(case.y_bar) - case.y_bar.mean(0)
-    rest = rest - x_hat * (rest * x_hat).mean(0)
-    return numeric.hat(rest)[1]
-
-
-def _opposite(case: Case) -> Sides:
-    _, x_hat = numeric.hat(case.x)
-    opposite = case._replace(y_bar=-x_hat.astype(case.dtype), gamma=np.ones_like(case.gamma))
-    at = numeric.normalized_layer(case.x, case.eps)
-    product = numeric.wide(observed.by_library_jacobian(opposite).product) / at.r
-    length = np.linalg.norm(product, axis=0)
-    return sides((np.full(case.width, case.batch**0.5), length, case.batch**0.5))
-
-
-@identity(
-    "E.1",
-    "S0/S1: opposite to x̂ “the error back-propagates with largest magnitude”",
-    "|Δ̂_i − cos θ1 x̂_i| = √B |sin θ1| where ε = 0,  |Δ̂_i − cos θ1 x̂_i| = 0 where Δ̂_i = −x̂_i,  "
-    "|Δ̂_i − cos θ1 x̂_i| = √B where cos θ1 = 0",
-    "S0/S1 §3",
-    holds="eps = 0",
-    scale="√B",
-    batch=3,
-    refuted=_opposite,
-    margin=0.5,
-    correction="S0/S1 say that an error opposite to x̂ propagates with the largest magnitude. It "
-    "does not propagate at all, like an aligned one; the magnitude is largest at a right angle "
-    "(G.5).",
-)
-def _right_angle(case: Case) -> Sides:
-    at = numeric.normalized_layer(case.x, case.eps)
-    _, x_hat = numeric.hat(case.x)
-    orthogonal = _orthogonal(case)
-    pairs: list[Any] = []
-    for angle in np.linspace(0, np.pi, 5):
-        t = np.cos(angle) * x_hat + np.sin(angle) * orthogonal
-        turned = case._replace(y_bar=t.astype(case.dtype))
-        product = numeric.wide(observed.by_library_jacobian(turned).product)
-        length = np.linalg.norm(product / (case.gamma * at.r), axis=0)
-        expected = np.full(case.width, case.batch**0.5 * abs(np.sin(angle)))
-        pairs.append((length, expected, case.batch**0.5))
-    return sides(*pairs)
 
 
 def _layer_below(case: Case) -> Sides:
@@ -134,47 +83,29 @@ def _corrected_slips(case: Case) -> Sides:
     )
 
 
-def _for_every_eps(case: Case) -> Sides:
-    case = case._replace(eps=_EPS)
-    at = layers.layer_of(case)
-    exact = at._replace(r=at.var**-0.5)
-    _, u_hat = numeric.hat(case.u[:, 1:])
-    negative = numeric.hat(-case.factor * numeric.wide(case.u[:, 1:]))[1]
-    remaining = layers.single(case)[1]
-    return sides(
-        (geometry.weight_gradient_by_angles(case, exact, 1.0), observed.by_weights(case).W),
-        (0 * remaining, remaining),
-        (u_hat, negative),
-    )
+def _with_the_mean(case: Case) -> Sides:
+    x = numeric.wide(case.x)
+    x = (x - x.mean(0) + case.factor).astype(case.dtype)  # a mean that shows
+    claimed = 2 / case.batch * (x - x.mean(0) + x.mean(0))
+    return sides((claimed, observed.by_plain(case._replace(x=x)).var_x))
 
 
 @identity(
-    "E.9",
-    "S0/S1: the insights of §3 hold for every ε, and with one neuron for W of either sign",
-    "ρ_i² = σ_i²/(σ_i² + ε),  M u = σ(u) û ε/(σ² + ε) where n_in = 1,  "
-    "x̂ = −ρ û where n_in = 1, W < 0,  σ(u) = σ/|W| where n_in = 1",
-    "S0/S1 §3",
-    scale="as G.2, D.12; |û|, σ",
-    refuted=_for_every_eps,
-    correction="The insights of S0/S1 hold at ε = 0 only; G.2, G.4, G.5 and D.12 state them for "
-    "every ε. With one neuron per layer x̂ = û and σ(u) = σ/W need W > 0; for W < 0, x̂ = −û and "
-    "σ(u) = σ/|W|.",
+    "E.13",
+    "S0: ∂σ²/∂x_s' = (2/B) (x_s' − μ + μ)",
+    "∂σ²/∂x_s' = (2/B) Σ_s (x_s − μ) (δ_ss' − 1/B),  "
+    "∂σ²/∂x_s' = (2/B) (x_s' − μ − ⟨x⟩ + μ),  ∂σ²/∂x_s' = (2/B) (x_s' − μ)",
+    "S0",
+    scale="|x|/B",
+    refuted=_with_the_mean,
+    margin=1e-2,
+    correction="In a middle step S0 writes x − μ + μ, which is x. S1 has x − μ − μ + μ, whose last "
+    "two terms cancel (D.1).",
 )
-def _with_eps(case: Case) -> Sides:
-    case = case._replace(eps=_EPS)
-    at = layers.layer_of(case)
-    terms = layers.gradient_terms(case, at)
-    single, _ = layers.single(case, -1.0)
-    w = -numeric.wide(case.factor)
-    sd, u_hat = numeric.hat(case.u[:, 1:])
-    sd_x, x_hat = numeric.hat(case.u[:, 1:] * w)
-    found = sides(
-        (
-            geometry.weight_gradient_by_angles(case, at, at.rho),
-            observed.by_weights(case).W,
-            terms,
-        ),
-        (x_hat, -u_hat),
-        (sd, sd_x / np.abs(w)),
-    )
-    return Sides(*(a + b for a, b in zip(found, single, strict=True)))
+def _of_the_deviation(case: Case) -> Sides:
+    x, B = numeric.wide(case.x), case.batch
+    mean = x.mean(0)
+    summed = 2 / B * np.einsum("si,st->ti", x - mean, np.eye(B) - 1 / B)
+    step = 2 / B * (x - mean - x.sum(0) / B + mean)
+    found = observed.by_plain(case).var_x, observed.by_rule(case).var_x
+    return sides(*((one, other, 2 * x / B) for one in found for other in (summed, step)))

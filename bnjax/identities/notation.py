@@ -26,7 +26,7 @@ class Symbol(NamedTuple):
 SYMBOLS: dict[str, tuple[Symbol, ...]] = {
     "Indices and sizes": (
         Symbol("s, s'", "", "", "index of a sample of the mini-batch"),
-        Symbol("j", "", "", "index of an input of the layer"),
+        Symbol("j, j'", "", "", "index of an input of the layer"),
         Symbol("i, i'", "", "", "index of a neuron (an output, a channel) of the layer"),
         Symbol("l, L", "", "", "layer, written as a superscript ˡ; L is the last one"),
         Symbol("k, k'", "", "", "index of a mini-batch, from 1"),
@@ -99,7 +99,10 @@ SYMBOLS: dict[str, tuple[Symbol, ...]] = {
             "E[x], Var[x]", "", "(n_out,)", "mean and variance (÷ N) of x over the whole data set"
         ),
         Symbol(
-            "E[σ_k²]", "", "(n_out,)", "mean of a statistic over all mini-batches that can be drawn"
+            "E[σ_k²], Var[σ_k²]",
+            "",
+            "(n_out,)",
+            "mean and variance of a statistic over all mini-batches that can be drawn",
         ),
         Symbol("W', b'", "W, b", "as W, b", "weights and bias of the folded layer"),
     ),
@@ -122,20 +125,21 @@ SYMBOLS: dict[str, tuple[Symbol, ...]] = {
         Symbol("θ1", "cos1", "(n_out,)", "angle between Δ_i and x_i"),
         Symbol("θ2", "cos2", "(n_in, n_out)", "angle between u_j and x_i"),
         Symbol("θ3", "cos3", "(n_in, n_out)", "angle between Δ_i and u_j"),
+        Symbol("R", "", "(n_out,)", "multiple correlation of Δ_i on all inputs u_j"),
     ),
 }
 
 # words that a formula may hold
 _FORMULA_WORDS = frozenset(
-    "acts all and are by constant cos cross diag drawn else entropy error exp for layer log neuron "
-    "of replacement sigmoid sin softmax squared the where with without".split()
+    "acts all and are by changes constant cos cross diag drawn else entropy error exp for layer "
+    "log neuron of replacement sigmoid sin softmax squared the where with without".split()
 )
 _INDEX = re.compile(
     r"_(\([^)]*\)|(?!(?:next|in|out|B)\b)[A-Za-z0-9']+)"
 )  # u_next, n_in, n_out, N_B are names
 _KNOWN_INDEX = re.compile(r"\([kk'−1]+\)|(?:[sijk]'?|[012]|BN)+")
 _GLYPH = re.compile(
-    r"[A-Za-z]{2,}|\w_(?:next|in|out|B)\b|[^\W\d_ˡᴸᵀ¹²³½Σ∂][\u0300-\u036f]*(?:[₁₂]|(?<=θ)\d|(?<=[gWb])')?"
+    r"[A-Za-z]{2,}|\w_(?:next|in|out|B)\b|[^\W\d_ˡᴸᵀ¹²³⁴½Σ∂][\u0300-\u036f]*(?:[₁₂]|(?<=θ)\d|(?<=[gWb])')?"
 )
 
 

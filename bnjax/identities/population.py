@@ -1,7 +1,6 @@
 """P: statistics for inference (S3)."""
 
 from functools import reduce
-from itertools import combinations, product
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ from jax import Array
 
 from bnjax import folding, network, norm
 from bnjax import population as statistics
-from bnjax.identities import flows, numeric
+from bnjax.identities import draws, flows, numeric
 from bnjax.identities.cases import Case
 from bnjax.identities.entries import Identity, Sides, recorder, sides
 from bnjax.identities.quick import quick
@@ -20,7 +19,7 @@ ENTRIES: list[Identity] = []
 identity = recorder(ENTRIES)
 
 DECAY = 0.9  # d
-_DRAWN = 3  # samples in a batch of P.6
+_GROWTH = 3.0  # by how much x grows from one batch to the next, P.7
 
 
 class InferenceStatistics(NamedTuple):
@@ -205,47 +204,60 @@ def _pooled(case: Case) -> Sides:
 
 
 @quick()
-def _averaged_variances(*drawn: Any) -> list[Array]:
-    """Average the unbiased variances of each set of batches (B, N_B)."""
-    found = []
-    for batches in drawn:
-        moments = norm.batch_norm(batches)[1]  # one batch is one channel
-        found.append(statistics.average(jax.tree.map(lambda m: m[:, None], moments))[1][0])
-    return found
+def _running_statistics(batches: Any) -> tuple[Array, Array]:
+    """Run P.7 over batches (k, B, n) in order: (mean, var), (n,) each."""
+    state = statistics.init(batches.shape[2], batches.dtype)
+    for x in batches:
+        state = statistics.update(state, norm.batch_norm(x)[1], decay=DECAY)
+    return statistics.statistics(state)
 
 
-@identity(
-    "P.6",
-    "What the unbiased variance estimates, over all mini-batches that can be drawn",
-    "E[B/(B − 1) σ_k²] = Var[x] drawn with replacement,  "
-    "E[B/(B − 1) σ_k²] = N/(N − 1) Var[x] drawn without replacement",
-    "S3",
-    scale="Var[x]",
-)
-def _expectation(case: Case) -> Sides:
-    population = case.population
-    every = range(len(population))
-    ways = product(every, repeat=_DRAWN), combinations(every, _DRAWN)
-    with_replacement, without = _averaged_variances(
-        *(population[np.array(list(way)).T] for way in ways)
+def _expected_running(case: Case, growth: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Run P.7 over every pair of batches with replacement, the second one of growth · x.
+
+    Returns:
+        The batches' population (N,), and the running mean and variance of each pair.
+    """
+    size = len(case.population)
+    pairs = draws.every_batch(size, 4).with_replacement.T.reshape(2, 2, -1)
+    drawn = case.population[pairs] * np.array([1, growth], case.dtype)[:, None, None]
+    mean, var = _running_statistics(drawn)
+    return numeric.wide(case.population), numeric.wide(mean), numeric.wide(var)
+
+
+def _prevented(case: Case) -> Sides:
+    population, mean, var = _expected_running(case, _GROWTH)
+    late = (_GROWTH * population).var()
+    _, _, unchanged = _expected_running(case, 1.0)
+    return sides(
+        (var.mean(), late),  # the weights change: old batches lag behind
+        ((1 - DECAY**2) * unchanged.mean(), population.var()),  # not divided by 1 − d^k
+        (0 * mean.var(), mean.var()),  # it never settles, however many batches
     )
-    wide = numeric.wide(population)
-    return sides((with_replacement, wide.var()), (without, wide.var(ddof=1)))
 
 
 @identity(
     "P.7",
-    "The running mean, divided by the sum of its weights",
+    "The running mean, divided by the sum of its weights: unbiased unless Θ changes meanwhile",
     "m_k = d m_(k−1) + (1 − d) μ_k,  m_0 = 0,  μ_BN ≈ m_k / (1 − d^k),  "
-    "m_k / (1 − d^k) = Σ_k' d^(k−k') μ_k' / Σ_k' d^(k−k')",
+    "m_k / (1 − d^k) = Σ_k' d^(k−k') μ_k' / Σ_k' d^(k−k'),  "
+    "E[m_k / (1 − d^k)] = E[x] for constant Θ,  E[m_k / (1 − d^k)] ≠ E[μ_k] where Θ changes,  "
+    "Var[m_k / (1 − d^k)] = (1 − d)/(1 + d) (1 + d^k)/(1 − d^k) Var[μ_k] for constant Θ",
     "S3; own derivation",
     scale="|x|, σ²",
+    refuted=_prevented,
+    margin=0.1,
     derivation="""
         m_k = d m_(k−1) + (1 − d) μ_k from m_0 = 0
         ==> m_k = (1 − d) Σ_k' d^(k−k') μ_k', for k' from 1 to k
         (1 − d) Σ_k' d^(k−k') = 1 − d^k
         ==> m_k / (1 − d^k) = Σ_k' d^(k−k') μ_k' / Σ_k' d^(k−k')
-        the running variance averages n_k/(n_k − 1) σ_k² in the same way   (P.2)
+        the running variance averages n_k/(n_k − 1) σ_k² in the same way        (P.2)
+        constant Θ:  all μ_k' have the mean E[x] and one variance               (P.8)
+        ==> E[m_k / (1 − d^k)] = E[x], and the running variance has that of P.6
+        drawn independently:  Var[m_k] = (1 − d)² Σ_k' d^(2(k−k')) Var[μ_k]
+        ==> Var[m_k / (1 − d^k)] = (1 − d)/(1 + d) (1 + d^k)/(1 − d^k) Var[μ_k]
+        Θ changes:  E[μ_k'] differs from k' to k', and the mean mixes them
     """,
     implementation=("bnjax.population.update", "bnjax.population.statistics"),
 )
@@ -258,8 +270,17 @@ def _running(case: Case) -> Sides:
     correction = 1 - DECAY ** len(data)
     powers = DECAY ** np.arange(len(data) - 1, -1, -1)
     weights = powers / powers.sum()
+    population, constant_mean, constant_var = _expected_running(case, 1.0)
+    _, changing_mean, changing_var = _expected_running(case, _GROWTH)
+    lag = (DECAY + np.array([_GROWTH, _GROWTH**2])) / (1 + DECAY)
+    settled = (1 - DECAY) / (1 + DECAY) * (1 + DECAY**2) / (1 - DECAY**2)
     return sides(
         (mean, m / correction, data),
         (var, v / correction),
         (weights @ data.mean(1), m / correction, data),
+        (constant_mean.mean(), population.mean(), population),
+        (constant_var.mean(), population.var()),
+        (constant_mean.var(), settled * population.var() / 2),
+        (changing_mean.mean(), lag[0] * population.mean(), _GROWTH * population),
+        (changing_var.mean(), lag[1] * population.var()),
     )

@@ -1,16 +1,24 @@
-"""G.5, G.6: how far an error propagates, and where learning stops (S0/S1 §3)."""
+"""G.5–G.7: how far an error propagates, where learning stops, where it leads (S0/S1 §3)."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
+from bnjax import norm
 from bnjax.identities import flows, layers, numeric, observed
 from bnjax.identities.cases import Case
 from bnjax.identities.entries import Identity, Sides, paired, recorder, sides
 from bnjax.identities.geometry import geometry_of, layer_geometry
+from bnjax.identities.quick import quick
 
 ENTRIES: list[Identity] = []
 identity = recorder(ENTRIES)
+
+_STEPS = 600  # of G.7: then cos θ1 is within rounding of its limit
+_RATE = 1.0  # η of G.7, in units of 1/B
 
 
 @identity(
@@ -106,4 +114,89 @@ def _stops(case: Case) -> Sides:
             for one in (observed.by_weights_library(synced)[1], geometry_of(synced).grads.W)
         ),
         (balance, -delta.mean() * u[:, :1].mean(0), np.abs(delta).max() * np.abs(u[:, 0]).max()),
+    )
+
+
+@quick()
+def _descended(u: Any, W: Any, gamma: Any, delta: Any) -> Array:
+    """Run gradient descent on W at ε = 0, by the library's rule, with the error held fixed."""
+
+    def cost(W: Array) -> Array:
+        return jnp.sum(delta * norm.batch_norm(u @ W, gamma, eps=0.0)[0])
+
+    rate = _RATE / u.shape[0]
+    return jax.lax.fori_loop(0, _STEPS, lambda _, W: W - rate * jax.grad(cost)(W), W)
+
+
+def _error_outside_of_the_inputs(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Return two inputs (B, 2), and errors (B, n) that they explain in part.
+
+    The inputs' correlation is 0.6, the errors' multiple correlation 0.3 to 0.9: with nearly equal
+    inputs, or errors that they hardly explain, descent would take longer.
+    """
+    u, t = numeric.wide(case.u), numeric.wide(case.y_bar)
+    first = numeric.hat(u[:, :1])[1]
+    rest = u[:, 1:2] - u[:, 1:2].mean(0)
+    second = numeric.hat(rest - first * (first * rest).mean(0))[1]
+    t = t - t.mean(0)
+    outside = numeric.hat(t - first * (first * t).mean(0) - second * (second * t).mean(0))[1]
+    inside = np.cos(3 * case.bias) * first + np.sin(3 * case.bias) * second
+    explained = 0.6 * np.abs(case.mean_bar)
+    error = explained * inside + np.sqrt(1 - explained**2) * outside
+    inputs = np.hstack([first, 0.6 * first + 0.8 * second]) + u[:, :2].mean(0)
+    return inputs.astype(case.dtype), (case.mean_bar + case.var_bar * error).astype(case.dtype)
+
+
+class _Alignment(NamedTuple):
+    """cos θ1 before and after gradient descent, and R_i by least squares, (n,) each."""
+
+    before: np.ndarray
+    after: np.ndarray
+    limit: np.ndarray
+
+
+def _alignment(case: Case) -> _Alignment:
+    u, delta = _error_outside_of_the_inputs(case)
+    sd, delta_hat = numeric.hat(delta)
+    start = np.stack([case.factor, case.x_dot[0]])
+    start *= np.sqrt(np.abs(case.gamma) * sd / (start**2).sum(0))  # no neuron much slower
+    W = _descended(u, start.astype(case.dtype), case.gamma, delta)
+    before, after = (np.diag(numeric.cosines(delta, numeric.wide(u) @ one)) for one in (start, W))
+    _, u_hat = numeric.hat(u)
+    fitted = u_hat @ np.linalg.lstsq(u_hat, delta_hat, rcond=None)[0]
+    return _Alignment(before, after, np.sqrt((fitted**2).mean(0)))
+
+
+def _no_error_left(case: Case) -> Sides:
+    return sides((np.ones(case.width), np.abs(_alignment(case).after), 1))
+
+
+@identity(
+    "G.7",
+    "Gradient descent on W turns x̂ against a fixed error, as far as the inputs reach",
+    "cos θ1 → −R_i where γ_i > 0,  cos θ1 → R_i where γ_i < 0,  |cos θ1| ≤ R_i,  "
+    "sin θ1 ≠ 0 where R_i < 1",
+    "S0/S1 §3; own derivation",
+    holds="eps = 0",
+    scale="1",
+    batch=4,
+    refuted=_no_error_left,
+    margin=0.05,
+    derivation="""
+        Σ_s Δ_si y_si = B γ_i σ(Δ_i) cos θ1 + β_i Σ_s Δ_si at ε = 0           (BN.3, G.1)
+        ==> descent on W_i with Δ held fixed lowers γ_i cos θ1
+        x_i − μ_i is in the span of the deviations u_j − ⟨u_j⟩                (BN.1)
+        ==> |cos θ1| ≤ R_i, the cosine of Δ̂_i and its projection on the span
+        it ends where cos θ3 = cos θ1 cos θ2 for all j                        (G.2)
+        ==> Δ̂_i − cos θ1 x̂_i is orthogonal to the span
+        ==> cos θ1 x̂_i is the projection of Δ̂_i, and |cos θ1| = R_i
+        of its two signs the one with γ_i cos θ1 < 0 is the minimum
+        ==> cos θ1 → −R_i where γ_i > 0, and R_i where γ_i < 0
+    """,
+)
+def _turned(case: Case) -> Sides:
+    before, after, limit = _alignment(case)
+    return sides(
+        (after, -np.sign(case.gamma) * limit, 1),
+        (np.maximum(np.abs(before), limit), limit, 1),
     )

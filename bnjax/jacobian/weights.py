@@ -105,5 +105,6 @@ def _layer(
             f"shape {u.shape}; got {W.shape}."
         )
     check_size(function, (*u.shape, W.shape[1]), most, "its products are K(ẋ) and uᵀ K(Δ)")
-    residuals = matrix.normalize_batch(f"jacobian.{function}", u @ W, gamma, eps)
+    x = jnp.matmul(u, W, precision="highest")  # the default is TF32 or bfloat16 on accelerators
+    residuals = matrix.normalize_batch(f"jacobian.{function}", x, gamma, eps)
     return u.astype(residuals.inv_std.dtype), residuals
