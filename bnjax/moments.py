@@ -106,8 +106,10 @@ def split_moments(
         p = fractions(weights, n, layout)
         shift = _mean_around_a_sample(x, p, layout)
         x = jnp.where(weights > 0, x.astype(dtype), layout.row(shift))
-    shift, unit, d, square = _guarded_means(x, shift, p, layout, eps)
-    return SplitMoments(shift, d / unit, unit, jnp.maximum(square - d**2, 0), n)
+    samples = layout.n if weights is None else 1
+    sums = _guarded_sums(x, shift, p, samples, layout, eps)
+    mean, var = sums.moments(samples)
+    return SplitMoments(sums.shift, mean / sums.unit, sums.unit, jnp.maximum(var, 0), n)
 
 
 def fractions(weights: Array, n: Array, layout: Layout) -> Array:
@@ -152,57 +154,62 @@ def combine_devices(split: SplitMoments, eps: float, axes: Axes) -> SplitMoments
     return SplitMoments(*collectives.one_per_device((shift, remainder, unit, var), axes), count)
 
 
-class _Means(NamedTuple):
-    """⟨d⟩ and ⟨d²⟩ with the shift and the unit of d; (channels,) each."""
+class _Sums(NamedTuple):
+    """Σ z and Σ z² with the shift and the unit of z; means already where there are weights."""
 
     shift: Array
     unit: Array
-    d: Array
+    z: Array
     square: Array
 
-    def out_of_range(self, eps: float) -> Array:
-        """Return where squares may have overflowed or, as far as it matters, underflowed."""
-        middle = 2.0 ** (jnp.finfo(self.square.dtype).maxexp // 2)
-        d, square = lax.stop_gradient((self.d, self.square))
-        var = square - d**2
-        out = ~(var < middle)
-        return out if eps > 1 / middle else out | ~(var > 1 / middle)
-
-    def far(self) -> Array:
-        """Return where the shift is so far from the mean that it costs digits: two bits, at 2 σ."""
-        d, square = lax.stop_gradient((self.d, self.square))
-        return d**2 > 4 * (square - d**2)
+    def moments(self, n: int) -> tuple[Array, Array]:
+        """Return ⟨z⟩ and ⟨z²⟩ − ⟨z⟩²."""
+        mean = self.z / n
+        return mean, self.square / n - mean**2
 
 
-def _guarded_means(x: Array, shift: Array, p: Array | None, layout: Layout, eps: float) -> _Means:
-    """Form the means around the shift, in units of 1; again only where they are not exact."""
-    around = partial(_means_around, x, p=p, layout=layout)
+def _guarded_sums(
+    x: Array, shift: Array, p: Array | None, n: int, layout: Layout, eps: float
+) -> _Sums:
+    """Form Σ z and Σ z² with a = 1; again where they left the range, or the shift was far off."""
+    around = partial(_sums_around, x, p=p, layout=layout)
     plain = around(shift, jnp.ones_like(shift))
-    out = plain.out_of_range(eps)
+    out = _out_of_range(plain, n, eps)
 
-    def in_units() -> _Means:
+    def in_units() -> _Sums:
         size = layout.max(jnp.abs(x.astype(shift.dtype) - layout.row(shift)))
         return around(shift, jnp.where(out, _unit(size, eps), 1))
 
-    means = _xla.cond_any(out, in_units, lambda: plain)
-    far, step = means.far(), lax.stop_gradient(means.d / means.unit)
-    nearer = jnp.where(far, shift + step, shift)
-    return _xla.cond_any(far, lambda: around(nearer, means.unit), lambda: means)
+    sums = _xla.cond_any(out, in_units, lambda: plain)
+    far, nearer = _nearer(sums, n)
+    return _xla.cond_any(far, lambda: around(nearer, sums.unit), lambda: sums)
 
 
-def _means_around(
-    x: Array, shift: Array, unit: Array, *, p: Array | None, layout: Layout
-) -> _Means:
-    """Form ⟨d⟩ and ⟨d²⟩, d = a (x − s), by two sums that each read x once."""
+def _out_of_range(sums: _Sums, n: int, eps: float) -> Array:
+    """Return where squares may have overflowed or, as far as it matters, underflowed."""
+    _, var = lax.stop_gradient(sums).moments(n)
+    middle = 2.0 ** (jnp.finfo(var.dtype).maxexp // 2)
+    return ~(var < middle) if eps > 1 / middle else ~((var < middle) & (var > 1 / middle))
 
-    def d(reader: Reader) -> Array:
+
+def _nearer(sums: _Sums, n: int) -> tuple[Array, Array]:
+    """Return where the shift is so far from the mean, 2 σ, that it costs two bits; and a better."""
+    mean, var = lax.stop_gradient(sums).moments(n)
+    far = mean**2 > 4 * var
+    return far, sums.shift + jnp.where(far, mean / sums.unit, 0)
+
+
+def _sums_around(x: Array, shift: Array, unit: Array, *, p: Array | None, layout: Layout) -> _Sums:
+    """Form Σ z and Σ z², z = a (x − ξ), by two sums that each read x once."""
+
+    def z(reader: Reader) -> Array:
         again, s = _xla.reread((x, shift), reader)
         return (again.astype(s.dtype) - layout.row(s)) * layout.row(unit)
 
-    d1, d2 = d(Reader.REMAINDER), d(Reader.SQUARES)
+    z1, z2 = z(Reader.REMAINDER), z(Reader.SQUARES)
     if p is None:
-        return _Means(shift, unit, layout.sum(d1) / layout.n, layout.sum(d2 * d2) / layout.n)
-    return _Means(shift, unit, layout.sum(p * d1), layout.sum(p * d2 * d2))
+        return _Sums(shift, unit, layout.sum(z1), layout.sum(z2 * z2))
+    return _Sums(shift, unit, layout.sum(p * z1), layout.sum(p * z2 * z2))
 
 
 def _first_shift(x: Array, layout: Layout) -> Array:
