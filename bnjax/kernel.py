@@ -61,7 +61,7 @@ def inner_products(t: Array, x: Array, split: SplitMoments, layout: Layout) -> P
     ones = layout.sum(t)
     # t apart from x: a tangent is linear, and a barrier around both would not be
     t = _xla.reread(t, Reader.INNER_PRODUCTS)
-    x, (shift, remainder, _, _) = moments.reread_batch(x, split, Reader.INNER_PRODUCTS)
+    x, (shift, remainder, *_) = moments.reread_batch(x, split, Reader.INNER_PRODUCTS)
     # Σ t (x − s) − ρ Σ t: one subtraction per number less than Σ t (x − μ)
     deviations = layout.sum(t * (x.astype(shift.dtype) - layout.row(shift)))
     return Projections(ones, deviations - remainder * ones)

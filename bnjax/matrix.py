@@ -85,9 +85,9 @@ def deviation(residuals: Residuals) -> Array:
     """Return x − μ, (B, n), 0 where w = 0."""
     view = layout.of(residuals.x, (1,))
     x, w = residuals.x, residuals.weights
-    x = x if w is None else jnp.where(w > 0, x, 0)
+    x = x if w is None else jnp.where(w != 0, x, 0)
     d = moments.subtract_mean(view.view(x), residuals.split, view).reshape(x.shape)
-    return d if w is None else jnp.where(w > 0, d, 0)
+    return d if w is None else jnp.where(w != 0, d, 0)
 
 
 def scale_row(residuals: Residuals) -> Array:
@@ -97,9 +97,9 @@ def scale_row(residuals: Residuals) -> Array:
 
 def unpack(residuals: Residuals) -> Intermediates:
     """Return x̂, r and the moments that the residuals stand for."""
-    shift, remainder, var, count = residuals.split
+    shift, remainder, *others = residuals.split
     x_hat = deviation(residuals) * residuals.inv_std[None]
-    return Intermediates(x_hat, residuals.inv_std, Moments(shift + remainder, var, count))
+    return Intermediates(x_hat, residuals.inv_std, Moments(shift + remainder, *others))
 
 
 def _config(x: Array, eps: float) -> RuleConfig:

@@ -2,6 +2,7 @@
 
 (BN.2)  μ = ⟨x⟩,  σ² = ⟨(x − μ)²⟩
 (D.17)  ⟨t⟩ = Σ_s w_s t_s / n,  n = Σ_s w_s
+(P.2)   ν = (Σ_s w_s)²/Σ_s w_s²
 
 Both sums are formed around a shift s near the mean, in one pass each:
 
@@ -35,11 +36,14 @@ class Moments(NamedTuple):
         mean: μ, in float32, or float64 for float64 input; the shape of x's feature axes.
         var: σ², biased (÷ n); same shape and dtype.
         count: n, the sum of the weights (samples, without weights); same shape and dtype.
+        effective_count: ν = (Σ w)²/Σ w², the equally weighted samples that these are worth: the
+            count for a mask or without weights; same shape and dtype. None stands for the count.
     """
 
     mean: Array
     var: Array
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    effective_count: Array | None = None
 
 
 class SplitMoments(NamedTuple):
@@ -49,6 +53,7 @@ class SplitMoments(NamedTuple):
     remainder: Array
     var: Array
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    effective_count: Array
 
 
 def split_moments(x: Array, layout: Layout, weights: Array | None = None) -> SplitMoments:
@@ -72,7 +77,7 @@ def split_moments(x: Array, layout: Layout, weights: Array | None = None) -> Spl
     dtype = accumulator_dtype(x.dtype)
     if layout.n == 0:
         zero = jnp.zeros(layout.channels, dtype)
-        return SplitMoments(zero, zero, zero, zero)
+        return SplitMoments(zero, zero, zero, zero, zero)
     if weights is not None:
         return _weighted_moments(x, layout, weights)
     shift, remainder, var = _xla.by_platform(
@@ -80,7 +85,8 @@ def split_moments(x: Array, layout: Layout, weights: Array | None = None) -> Spl
         cpu=partial(_around_a_sample, layout=layout),
         elsewhere=partial(_around_the_mean, layout=layout),
     )
-    return SplitMoments(shift, remainder, var, jnp.full(layout.channels, layout.n, dtype))
+    n = jnp.full(layout.channels, layout.n, dtype)
+    return SplitMoments(shift, remainder, var, n, n)
 
 
 def subtract_mean(x: Array, split: SplitMoments, layout: Layout) -> Array:
@@ -102,18 +108,75 @@ def combine_devices(split: SplitMoments, axes: Axes) -> SplitMoments:
         d_i = (s_i − s) + ρ_i,  ρ = Σ p_i d_i
     ==> μ = s + ρ,  σ² = Σ p_i [σ_i² + (d_i − ρ)²]
 
-    The payload is four numbers per channel and device.
+    The payload is five numbers per channel and device.
     """
     if not axes.names:
         return split
-    s, rem, var, n = jnp.moveaxis(collectives.gather(jnp.stack(split), axes), 1, 0)
+    s, rem, var, n, effective = jnp.moveaxis(collectives.gather(jnp.stack(split), axes), 1, 0)
     count = jnp.sum(n, 0)
     p = n / jnp.where(count > 0, count, 1)[None]
     shift = lax.stop_gradient(jnp.sum(p * s, 0))
-    d = jnp.where(p > 0, (s - shift[None]) + rem, 0)
+    d = jnp.where(p != 0, (s - shift[None]) + rem, 0)
     remainder = jnp.sum(p * d, 0)
     var = jnp.sum(p * (var + (d - remainder[None]) ** 2), 0)
-    return SplitMoments(*collectives.one_per_device((shift, remainder, var), axes), count)
+    return SplitMoments(
+        *collectives.one_per_device((shift, remainder, var), axes),
+        count,
+        combine_effective_counts(n, effective, p),
+    )
+
+
+def effective_count(weights: Array, layout: Layout) -> Array:
+    """Compute ν = (Σ w)²/Σ w² of this device's samples (P.2).
+
+    The weights are divided by a power of two near their mean: otherwise Σ w² would overflow or
+    underflow long before Σ w does. That is exact, and so is the count of a mask.
+
+    Args:
+        weights: w ≥ 0 in the accumulator's dtype, in `layout`.
+        layout: Where the samples are.
+
+    Returns:
+        ν, (channels,): 0 for a channel without weight, NaN for one with a weight that is NaN.
+
+    Example:
+        >>> from bnjax import layout
+        >>> samples = layout.of(jnp.ones((3, 1)), (1,))
+        >>> print(effective_count(jnp.array([[1e-30], [1e-30], [0.0]]), samples))
+        [2.]
+    """
+    if layout.samples_per_row > 1:  # a channel has several columns, of one unit
+        mean = layout.row(layout.sum(weights) / layout.n)
+    else:
+        mean = jnp.mean(weights, layout.sample_axes, keepdims=True)
+    w = weights / power_of_two(mean)
+    total, squares = layout.sum_weights(w), layout.sum_weights(w * w)
+    return total * (total / jnp.where(squares == 0, 1, squares))
+
+
+def combine_effective_counts(n: Array, effective: Array, p: Array) -> Array:
+    """Combine the effective counts of devices: 1/ν = Σ p_i²/ν_i with p_i = n_i / n.
+
+    Args:
+        n: The count of each device, (devices, channels).
+        effective: ν_i, (devices, channels).
+        p: p_i, (devices, channels).
+
+    Returns:
+        ν, (channels,).
+    """
+    inverse = jnp.sum(p * (p / jnp.where(effective == 0, 1, effective)), 0)
+    combined = 1 / jnp.where(inverse == 0, jnp.inf, inverse)
+    # Σ w² = Σ w on each device, as of masks: then so it is of all, without rounding
+    return jnp.where(jnp.all(effective == n, 0), jnp.sum(n, 0), combined)
+
+
+def power_of_two(size: Array) -> Array:
+    """Return the power of two nearest to each size ≥ 0; the smallest and largest have inverses."""
+    info = jnp.finfo(size.dtype)
+    nearest = lax.reduce_precision(size, exponent_bits=info.nexp, mantissa_bits=0)
+    smallest = float(info.smallest_normal)
+    return jnp.clip(nearest, smallest, 1 / smallest)
 
 
 def _around_a_sample(x: Array, layout: Layout) -> tuple[Array, Array, Array]:
@@ -144,12 +207,13 @@ def _weighted_moments(x: Array, layout: Layout, weights: Array) -> SplitMoments:
     n = layout.sum_weights(weights)
     safe = jnp.where(n > 0, n, 1)
     # around one of the samples that count, for the same reason
-    largest = layout.max(jnp.where(weights > 0, x, -jnp.inf))
+    largest = layout.max(jnp.where(weights != 0, x, -jnp.inf))
     first = lax.stop_gradient(jnp.where(n > 0, largest, 0).astype(weights.dtype))
-    x = jnp.where(weights > 0, x.astype(weights.dtype), layout.row(first))
+    x = jnp.where(weights != 0, x.astype(weights.dtype), layout.row(first))
     mean = first + layout.sum(weights * _subtract(x, first, layout)) / safe
     shift = lax.stop_gradient(mean)
-    return SplitMoments(shift, *_sums_around(x, shift, layout, weights, safe), n)
+    sums = _sums_around(x, shift, layout, weights, safe)
+    return SplitMoments(shift, *sums, n, effective_count(weights, layout))
 
 
 def _sums_around(

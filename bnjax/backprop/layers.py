@@ -261,6 +261,6 @@ def _pull_back_frozen(
     """Pull back with μ and σ² held constant: γ r Δ stands for K(Δ) (D.13)."""
     x_hat, inv_std, _ = matrix.unpack(residuals)
     t = y_bar.astype(inv_std.dtype)
-    valid = t if residuals.weights is None else jnp.where(residuals.weights > 0, t, 0)  # D.17
+    valid = t if residuals.weights is None else jnp.where(residuals.weights != 0, t, 0)  # D.17
     x_bar = matrix.scale_row(residuals) * valid  # D.13
     return x_bar.astype(y_bar.dtype), jnp.sum(t * x_hat, 0), jnp.sum(t, 0)  # D.5

@@ -39,12 +39,12 @@ def standardize(a: Array, weights: Array | None = None) -> Standardized:
     """
     a = a.astype(accumulator_dtype(a.dtype))
     if weights is not None:
-        a = jnp.where(weights > 0, a, 0)
+        a = jnp.where(weights != 0, a, 0)
     factor = _power_of_two(jnp.max(jnp.abs(a), 0))
     _, residuals = matrix.normalize_matrix(
         "geometry", a * factor[None], None, None, weights, eps=0.0
     )
-    hat, _, (mean, var, _) = matrix.unpack(residuals)
+    hat, _, (mean, var, *_) = matrix.unpack(residuals)
     return Standardized(mean / factor, jnp.sqrt(var) / factor, hat)
 
 

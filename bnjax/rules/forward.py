@@ -42,10 +42,11 @@ def forward(
     deviation = moments.subtract_mean(view, near, layout)
     y = deviation * layout.row(kernel.scale(gamma, inv_std))  # γ r is a vector: one product
     if w is not None:
-        y = jnp.where(w > 0, y, 0)  # D.17
+        y = jnp.where(w != 0, y, 0)  # D.17
     if beta is not None:
         y = y + layout.row(beta)  # BN.3
-    whole = Moments(split.shift + split.remainder, split.var, split.count * axes.copies)
+    counts = split.count * axes.copies, split.effective_count * axes.copies
+    whole = Moments(split.shift + split.remainder, split.var, *counts)
     return (y.astype(x.dtype).reshape(x.shape), whole), (split, inv_std)
 
 
@@ -62,4 +63,5 @@ def masked_view(layout: Layout, x: Array, weights: Array | None) -> tuple[Array,
     if weights is None:
         return view, None
     w = layout.view_weights(weights, x.shape)
-    return jnp.where(w > 0, view, 0), w  # 0 · x would not hide NaN and infinity
+    # 0 · x would not hide NaN and infinity; a weight that is NaN hides nothing
+    return jnp.where(w != 0, view, 0), w

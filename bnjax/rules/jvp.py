@@ -47,7 +47,8 @@ def _push_forward(config, primals, tangents):
     out, (split, inv_std) = forward(config, x, gamma, beta, weights)
     arguments = x, gamma, weights, split, inv_std
     y_dot, mean_dot, var_dot = _linear_map(config, tangents[:3], *arguments)
-    return out, (y_dot, Moments(mean_dot, var_dot, jnp.zeros_like(out[1].count)))
+    zero = jnp.zeros_like(out[1].count)
+    return out, (y_dot, Moments(mean_dot, var_dot, zero, zero))
 
 
 # what JAX saves to transpose it are its arguments, x among them: x − μ is formed again
@@ -63,7 +64,7 @@ def _linear_map(config, dots, x, gamma, weights, split, inv_std):
     x_dot, *channel_dots = dots
     view, w = masked_view(layout, x, weights)
     t = layout.view(x_dot).astype(inv_std.dtype)
-    t = t if w is None else jnp.where(w > 0, t, 0)  # D.17
+    t = t if w is None else jnp.where(w != 0, t, 0)  # D.17
     scale = kernel.scale(gamma, inv_std)
     n = jnp.where(split.count > 0, split.count, 1)
 
@@ -75,6 +76,6 @@ def _linear_map(config, dots, x, gamma, weights, split, inv_std):
     c = kernel.coefficients(Projections(ones, deviations), scale, inv_std)
     c = Projections(c.ones, c.deviations + n * gamma_dot * inv_std)  # γ̇ x̂ lies along x − μ
     y_dot = kernel.apply_kernel(t, view, split, scale, c, layout)  # K(ẋ) + γ̇ x̂, D.4
-    y_dot = y_dot if w is None else jnp.where(w > 0, y_dot, 0)
+    y_dot = y_dot if w is None else jnp.where(w != 0, y_dot, 0)
     y_dot = (y_dot + layout.row(beta_dot)).astype(x.dtype).reshape(x.shape)
     return y_dot, sums[0] / n, 2 * sums[1] / n  # D.7

@@ -76,10 +76,10 @@ def pull_back(
     """Pull cotangents of (y, moments) back to (x, γ, β, weights)."""
     layout, _, axes = config
     x, gamma, beta, weights, split, inv_std = residuals
-    y_bar, (mean_bar, var_bar, _) = bars
+    y_bar, (mean_bar, var_bar, *_) = bars
     view, w = masked_view(layout, x, weights)
     y_bar = layout.view(y_bar).astype(inv_std.dtype)
-    valid = y_bar if w is None else jnp.where(w > 0, y_bar, 0)  # ȳ⁺, D.17
+    valid = y_bar if w is None else jnp.where(w != 0, y_bar, 0)  # ȳ⁺, D.17
     scale = kernel.scale(gamma, inv_std)
 
     inner = kernel.inner_products(valid, view, split, layout)  # Σ ȳ⁺, Σ ȳ⁺ (x − μ)
