@@ -122,15 +122,15 @@ def combine_devices(split: SplitMoments, axes: Axes) -> SplitMoments:
     return SplitMoments(
         *collectives.one_per_device((shift, remainder, var), axes),
         count,
-        combine_effective_counts(n, effective, p),
+        combine_effective_counts(n, effective),
     )
 
 
 def effective_count(weights: Array, layout: Layout) -> Array:
     """Compute ν = (Σ w)²/Σ w² of this device's samples (P.2).
 
-    The weights are divided by a power of two near their mean: otherwise Σ w² would overflow or
-    underflow long before Σ w does. That is exact, and so is the count of a mask.
+    The weights are scaled to a mean near one: otherwise Σ w² would overflow or underflow long
+    before Σ w does. The scale is a power of two, so that the count of a mask stays exact.
 
     Args:
         weights: w ≥ 0 in the accumulator's dtype, in `layout`.
@@ -145,38 +145,40 @@ def effective_count(weights: Array, layout: Layout) -> Array:
         >>> print(effective_count(jnp.array([[1e-30], [1e-30], [0.0]]), samples))
         [2.]
     """
-    if layout.samples_per_row > 1:  # a channel has several columns, of one unit
+    if layout.samples_per_row > 1:  # a channel has several columns, of one scale
         mean = layout.row(layout.sum(weights) / layout.n)
     else:
         mean = jnp.mean(weights, layout.sample_axes, keepdims=True)
-    w = weights / power_of_two(mean)
+    w = _xla.as_written(weights * scale_to_one(mean))
     total, squares = layout.sum_weights(w), layout.sum_weights(w * w)
     return total * (total / jnp.where(squares == 0, 1, squares))
 
 
-def combine_effective_counts(n: Array, effective: Array, p: Array) -> Array:
-    """Combine the effective counts of devices: 1/ν = Σ p_i²/ν_i with p_i = n_i / n.
+def combine_effective_counts(n: Array, effective: Array) -> Array:
+    """Combine the effective counts of devices: ν = (Σ n_i)² / Σ n_i²/ν_i.
 
     Args:
         n: The count of each device, (devices, channels).
         effective: ν_i, (devices, channels).
-        p: p_i, (devices, channels).
 
     Returns:
         ν, (channels,).
     """
-    inverse = jnp.sum(p * (p / jnp.where(effective == 0, 1, effective)), 0)
-    combined = 1 / jnp.where(inverse == 0, jnp.inf, inverse)
+    count = jnp.sum(n, 0)
+    part = _xla.as_written(n * scale_to_one(count)[None])
+    total = jnp.sum(part, 0)
+    squares = jnp.sum(part * part / jnp.where(effective == 0, 1, effective), 0)
+    combined = total * (total / jnp.where(squares == 0, 1, squares))
     # Σ w² = Σ w on each device, as of masks: then so it is of all, without rounding
-    return jnp.where(jnp.all(effective == n, 0), jnp.sum(n, 0), combined)
+    return jnp.where(jnp.all(effective == n, 0), count, combined)
 
 
-def power_of_two(size: Array) -> Array:
-    """Return the power of two nearest to each size ≥ 0; the smallest and largest have inverses."""
+def scale_to_one(size: Array) -> Array:
+    """Return for each size ≥ 0 the power of two whose product with it is near one."""
     info = jnp.finfo(size.dtype)
-    nearest = lax.reduce_precision(size, exponent_bits=info.nexp, mantissa_bits=0)
     smallest = float(info.smallest_normal)
-    return jnp.clip(nearest, smallest, 1 / smallest)
+    inverse = jnp.clip(1 / size, smallest, 1 / smallest)
+    return lax.reduce_precision(inverse, exponent_bits=info.nexp, mantissa_bits=0)
 
 
 def _around_a_sample(x: Array, layout: Layout) -> tuple[Array, Array, Array]:
