@@ -103,7 +103,8 @@ def weights(function: str, where: ArrayLike, dtype: jnp.dtype) -> Array:
 
     Where the values are traced, each of these becomes NaN, and so does all that it weighs.
     """
-    array = where if isinstance(where, Array) else jnp.asarray(where)
+    with jax.ensure_compile_time_eval():  # under jit, too, what is not traced is known
+        array = where if isinstance(where, Array) else jnp.asarray(where)
     if array.dtype == jnp.bool_ or jnp.issubdtype(array.dtype, jnp.unsignedinteger):
         return array.astype(dtype)
     if not jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.kind != "i":
@@ -113,7 +114,7 @@ def weights(function: str, where: ArrayLike, dtype: jnp.dtype) -> Array:
     if not known(array):
         cast = array.astype(dtype)
         return jnp.where(_are_weights(cast), cast, jnp.nan)
-    with jax.ensure_compile_time_eval():  # under jit, too, what is not traced is known
+    with jax.ensure_compile_time_eval():
         valid = bool(_all_weights(array, dtype))
     if not valid:
         values = jax.device_get(array).astype(dtype).ravel()
