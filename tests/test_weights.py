@@ -257,7 +257,9 @@ def test_what_is_no_weight_is_refused_where_it_is_known(kind, key):
 
 def test_integers_are_weights_too():
     whole = np.array([1, 0, 2, 1, 1, 3, 0])
-    np.testing.assert_array_equal(*(batch_norm(X, where=a[:, None])[0] for a in (whole, 1.0 * whole)))
+    np.testing.assert_array_equal(
+        *(batch_norm(X, where=a[:, None])[0] for a in (whole, 1.0 * whole))
+    )
     with pytest.raises(ValueError, match="got -2.0 in 1 of 7 places"):
         batch_norm(X, where=np.where(whole == 2, -2, whole)[:, None])
 

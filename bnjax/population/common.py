@@ -34,54 +34,71 @@ def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     return total, (a - (total - part)) + (b - part)
 
 
-def merge_statistics(
-    big: SplitStatistics,
-    small: SplitStatistics,
-    p: tuple[Array, Array | float],
-    *,
-    between: bool,
+def add_part(
+    whole: SplitStatistics, other: SplitStatistics, p: tuple[Array, Array]
 ) -> SplitStatistics:
-    """Merge two statistics, the lighter of which weighs p ≤ 1/2 (P.5, P.7).
-
-    μ = μ_1 + p (μ_2 − μ_1),  σ² = σ_1² + p (σ_2² − σ_1²), and + p (1 − p) (μ_2 − μ_1)² for the
-    variance of all samples.
+    """Return μ + p (μ' − μ) and σ² + p (σ'² − σ²), the mean of both statistics (P.1, P.2, P.7).
 
     Args:
-        big: The heavier one, (n,) each. For p = 0 it is returned as it is.
-        small: The lighter one.
-        p: The lighter one's weight as a sum of two floats.
-        between: Whether the variance of all samples is asked for.
+        whole: Where to start: without rounding where its weight, 1 − p, is at least about p.
+        other: What to move towards.
+        p: Its weight as a sum of two floats.
     """
     high, low = p
-    # halves: a difference of two finite numbers may be infinite
-    half = (small.mean / 2 - big.mean / 2) + (small.remainder / 2 - big.remainder / 2)
-    mean, remainder = two_sum(big.mean, big.remainder + 2 * (high * half + low * half))
-
-    # scaled by a power of two to σ near one: p d² alone may overflow or underflow
-    root = jnp.sqrt(jnp.maximum(big.var, jnp.where(high > 0, small.var, 0)))
-    if between:
-        root = jnp.maximum(root, 2 * (jnp.sqrt(high) * jnp.abs(half)))
-    scale = scale_to_one(lax.stop_gradient(root))
-    v, other = (_xla.as_written(one.var * scale) * scale for one in (big, small))
-    rest = v * big.var_remainder
-    d = (other - v) + (other * small.var_remainder - rest)
-    step = high * d + low * d
-    if between:
-        d = _xla.as_written(half * scale)
-        step += 4 * ((high * d) * ((1 - high) * d))
-    total, rest = two_sum(v, rest + step)
-    unit = scale_to_one(scale)
-    whole = _xla.as_written(total * unit) * unit
-    merged = SplitStatistics(mean, remainder, whole, rest / jnp.where(total == 0, 1, total))
+    largest = jnp.maximum(whole.var, jnp.where(high > 0, other.var, 0))
+    scale = scale_to_one(lax.stop_gradient(largest))
+    v, v_other = whole.var * scale, other.var * scale
+    rest = v * whole.var_remainder
+    d = (v_other - v) + (v_other * other.var_remainder - rest)
+    total, rest = two_sum(v, rest + (high * d + low * d))
     return SplitStatistics(
-        *(jnp.where(high > 0, a, b) for a, b in zip(merged, big, strict=True))
+        *_add_part_of_mean(whole, other, p),
+        total * scale_to_one(scale),
+        rest / jnp.where(total == 0, 1, total),
     )
 
 
-def ordered(swap: Array, first: Any, second: Any) -> tuple[Any, Any]:
-    """Return two trees of vectors in this order, and in the other one where `swap` is true."""
-    select = partial(jax.tree.map, partial(jnp.where, swap))
-    return select(second, first), select(first, second)
+def merge_samples(big: SplitStatistics, small: SplitStatistics, p: Array) -> SplitStatistics:
+    """Return μ + p (μ' − μ) and σ² + p (σ'² − σ²) + p (1 − p) (μ' − μ)², that of all samples (P.5).
+
+    Args:
+        big: The statistics with the larger count.
+        small: The others.
+        p: Their part of the count, at most 1/2.
+    """
+    half = _half_difference(big, small)
+    # scaled by a power of two to σ near one: p d² alone may overflow or underflow
+    size = jnp.sqrt(jnp.maximum(big.var, jnp.where(p > 0, small.var, 0)))
+    size = jnp.maximum(size, 2 * (jnp.sqrt(p) * jnp.abs(half)))
+    scale = scale_to_one(lax.stop_gradient(size))
+    v, v_small = (_xla.as_written(one.var * scale) * scale for one in (big, small))
+    rest = v * big.var_remainder
+    d = (v_small - v) + (v_small * small.var_remainder - rest)
+    half = _xla.as_written(half * scale)
+    total, rest = two_sum(v, rest + (p * d + 4 * ((p * half) * ((1 - p) * half))))
+    unit = scale_to_one(scale)
+    return SplitStatistics(
+        *_add_part_of_mean(big, small, (p, jnp.zeros_like(p))),
+        _xla.as_written(total * unit) * unit,
+        rest / jnp.where(total == 0, 1, total),
+    )
+
+
+def _add_part_of_mean(
+    whole: SplitStatistics, other: SplitStatistics, p: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    half, (high, low) = _half_difference(whole, other), p
+    return two_sum(whole.mean, whole.remainder + 2 * (high * half + low * half))
+
+
+def _half_difference(whole: SplitStatistics, other: SplitStatistics) -> Array:
+    """Return half of μ' − μ: the difference of two finite numbers may be infinite."""
+    return (other.mean / 2 - whole.mean / 2) + (other.remainder / 2 - whole.remainder / 2)
+
+
+def select(chosen: Array, yes: Any, no: Any) -> Any:
+    """Return a tree of vectors: one tree's where `chosen` is true, the other's elsewhere."""
+    return jax.tree.map(partial(jnp.where, chosen), yes, no)
 
 
 def add_counts(count: Array, more: Array) -> Array:

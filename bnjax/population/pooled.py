@@ -24,8 +24,8 @@ from bnjax.population.common import (
     add_counts,
     check_channels,
     check_stacked,
-    merge_statistics,
-    ordered,
+    merge_samples,
+    select,
     two_sum,
 )
 from bnjax.population.running import PopulationState, statistics
@@ -118,11 +118,13 @@ def merge(a: Pool, b: Pool) -> Pool:
         [2.] [3.]
     """
     # from the heavier one: then an empty pool changes no bit of the other
-    big, small = ordered(b.count > a.count, a, b)
+    heavier = b.count > a.count
+    big, small = select(heavier, b, a), select(heavier, a, b)
     count, rest = two_sum(big.count, small.count)
     count, count_remainder = two_sum(count, rest + (big.count_remainder + small.count_remainder))
     p = small.count / jnp.where(count > 0, count, 1)
-    merged = merge_statistics(_split(big), _split(small), (p, 0.0), between=True)  # P.5
+    whole = _split(big)
+    merged = select(p > 0, merge_samples(whole, _split(small), p), whole)  # P.5
     return Pool(
         merged.mean,
         merged.var,

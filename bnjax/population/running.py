@@ -1,7 +1,7 @@
 """Running statistics: an average over batches, gathered while training.
 
 (P.1)  μ_BN = Σ_k μ_k / N_B
-(P.2)  σ²_BN = Σ_k ν_k/(ν_k − 1) σ_k² / N_B,  ν_k = (Σ_s w_s)²/Σ_s w_s² in mini-batch k
+(P.2)  σ²_BN = Σ_k ν_k/(ν_k − 1) σ_k² / N_B,  ν = (Σ_s w_s)²/Σ_s w_s²
 (P.7)  m_k = d m_(k−1) + (1 − d) μ_k,  μ_BN ≈ m_k / (1 − d^k)
 
 All three are weighted means of the batches so far, and one update serves them all:
@@ -9,8 +9,9 @@ All three are weighted means of the batches so far, and one update serves them a
     μ_BN ← (1 − α_k) μ_BN + α_k μ_k
     α_k = 1/k (P.1, P.2),  α_k = (1 − d)/(1 − d^k),  1 − α_k = d (1 − d^(k−1))/(1 − d^k) (P.7)
 
-It is computed as the one with the larger weight plus the difference times the smaller weight: the
-first batch is taken as it is, and no digit of a small variance is lost beside a large one.
+The first batch replaces what there was: no digit of a small variance is lost beside the 1 of a
+fresh state. A later one adds α_k (μ_k − μ_BN) to μ_BN; where d < 1/2, so that α_k is the larger part,
+(1 − α_k)(μ_BN − μ_k) is added to μ_k.
 
 Source: S3; Ioffe & Szegedy 2015, algorithm 2.
 """
@@ -18,7 +19,7 @@ Source: S3; Ioffe & Szegedy 2015, algorithm 2.
 import math
 import sys
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +33,13 @@ from bnjax.population.common import (
     Shape,
     SplitStatistics,
     add_counts,
+    add_part,
     check_channels,
     check_stacked,
-    merge_statistics,
-    ordered,
+    select,
 )
+
+_HALF = 0.5  # the decay below which a batch weighs more than all before it
 
 
 class PopulationState(NamedTuple):
@@ -136,22 +139,23 @@ def update(
     if axis_name is not None:
         batch = _average_over_devices(batch, axis_name)
     batches = add_counts(state.batches, batch.taken)
-    old_share, new_share = _shares(jnp.maximum(batches, 1), decay, dtype)
-
     zero = jnp.zeros_like(batch.mean)
     old = SplitStatistics(state.mean, state.remainder, state.var, state.var_remainder)
     new = SplitStatistics(batch.mean, zero, batch.var, zero)
-    swap = batch.taken & (new_share[0] > old_share[0])
-    _, p = ordered(swap, old_share, new_share)
-    p = tuple(jnp.where(batch.taken, part, 0) for part in p)
-    merged = merge_statistics(*ordered(swap, old, new), p, between=False)
+    share = _share(jnp.maximum(batches, 1), decay, dtype)
+    if decay is not None and decay < _HALF:
+        both = add_part(new, old, share)
+    else:
+        nothing = jax.tree.map(jnp.zeros_like, old)
+        both = add_part(select(batches == 1, nothing, old), new, share)
+    both = select(batch.taken, both, old)
     return PopulationState(
-        merged.mean,
-        merged.var,
+        both.mean,
+        both.var,
         batches,
         add_counts(state.skipped, ~batch.finite),
-        merged.remainder,
-        merged.var_remainder,
+        both.remainder,
+        both.var_remainder,
     )
 
 
@@ -177,20 +181,24 @@ def _average_over_devices(mine: _Batch, axis_name: Names) -> _Batch:
     return _Batch(mean / devices, var / devices, taken > 0, lost == 0)
 
 
-def _shares(k: Array, decay: float | None, dtype: jnp.dtype) -> tuple[Any, Any]:
-    """Return the weights of the old value and of batch k, each as a sum of two floats.
+def _share(k: Array, decay: float | None, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """Return α_k, or 1 − α_k where d < 1/2, as a sum of two floats.
 
     One float would be off by the same part in each of thousands of steps. 1 − d^k comes from
     expm1: where d is near 1, it cancels.
     """
-    whole, before = k.astype(dtype), (k - 1).astype(dtype)
+    whole, first = k.astype(dtype), k == 1
     if decay is None:
-        zero = jnp.zeros_like(whole)
-        return (before / whole, zero), (1 / whole, zero)
+        return 1 / whole, jnp.zeros_like(whole)
+    decay = float(decay)
     log = math.log(max(decay, sys.float_info.min))
-    so_far, until_now = -jnp.expm1(before * log), -jnp.expm1(whole * log)
-    old = tuple(part * so_far / until_now for part in _two_floats(decay, dtype))
-    return old, tuple(part / until_now for part in _two_floats(1 - decay, dtype))
+    sum_of_weights = -jnp.expm1(whole * log)  # 1 − d^k
+    if decay < _HALF:
+        before = -jnp.expm1((k - 1).astype(dtype) * log)
+        high, low = (part * before / sum_of_weights for part in _two_floats(decay, dtype))
+        return high, low
+    high, low = (part / sum_of_weights for part in _two_floats(1 - decay, dtype))
+    return jnp.where(first, 1, high), jnp.where(first, 0, low)
 
 
 def _two_floats(number: float, dtype: jnp.dtype) -> tuple[float, float]:
@@ -213,9 +221,9 @@ def statistics(state: PopulationState) -> tuple[Array, Array]:
 def average(moments: Moments) -> tuple[Array, Array]:
     """Average over batches (P.1, P.2): what `update` with decay None makes of them, in order.
 
-    Each batch weighs the same, with the factor ν/(ν − 1) of its own effective count. Over equal batches the
-    mean is the data's own; the variance is an estimate, unbiased where batches are drawn with
-    replacement. `pool` weighs by count and estimates nothing.
+    Each batch weighs the same, with the factor ν/(ν − 1) of its own effective count. Over equal
+    batches the mean is the data's own; the variance is an estimate, unbiased where batches are
+    drawn with replacement. `pool` weighs by count and estimates nothing.
 
     Args:
         moments: Of K batches, stacked along a leading axis: (K, n) each.
@@ -240,9 +248,7 @@ def average(moments: Moments) -> tuple[Array, Array]:
     return statistics(lax.scan(step, start, moments)[0])
 
 
-def check_seen(
-    function: str, states: Iterable[PopulationState]
-) -> tuple[PopulationState, ...]:
+def check_seen(function: str, states: Iterable[PopulationState]) -> tuple[PopulationState, ...]:
     """Refuse statistics of which a channel has seen no batch, where their numbers are known.
 
     Elsewhere they become NaN in such a channel, which then cannot pass for an evaluated one.

@@ -252,4 +252,3 @@ def _differentiate_by_hand(
         fraction = network.weight_fraction(x, where, config.axis_name)
         cost, grads = jax.tree.map(lambda a: fraction * a, (cost, grads))
     return (cost, moments), grads
-
