@@ -10,8 +10,8 @@ All three are weighted means of the batches so far, and one update serves them a
     α_k = 1/k (P.1, P.2),  α_k = (1 − d)/(1 − d^k),  1 − α_k = d (1 − d^(k−1))/(1 − d^k) (P.7)
 
 The first batch replaces what there was: no digit of a small variance is lost beside the 1 of a
-fresh state. A later one adds α_k (μ_k − μ_BN) to μ_BN; where d < 1/2, so that α_k is the larger part,
-(1 − α_k)(μ_BN − μ_k) is added to μ_k.
+fresh state. A later one adds α_k (μ_k − μ_BN) to μ_BN. Where d < 1/2, α_k is the larger part, and
+(1 − α_k)(μ_BN − μ_k) is added to μ_k instead.
 
 Source: S3; Ioffe & Szegedy 2015, algorithm 2.
 """
