@@ -32,8 +32,16 @@ NO_WEIGHTS = {"negative": -1.0, "infinite": np.inf, "NaN": np.nan}
 single = partial(jax.tree.map, lambda a: a.astype(np.float32) if a.dtype == np.float64 else a)
 
 
-def update(moments, dtype=jnp.float32):
-    return population.update(population.init(moments.mean.shape, dtype), moments, decay=None)
+def update(moments):
+    state = population.init(moments.mean.shape, moments.mean.dtype)
+    return population.update(state, moments, decay=None)
+
+
+@quick_jit
+def seen(x, w):
+    """The moments of a batch, and the statistics after it alone."""
+    _, moments = batch_norm(x, where=w)
+    return moments, update(moments)
 
 
 # --- the effective count --------------------------------------------------------------------------
@@ -66,19 +74,18 @@ def test_the_effective_count_is_free_of_scale_and_exact_for_a_mask(shape, axis, 
 
 def test_weights_of_unlike_scale_in_each_channel_have_their_own_count():
     w = np.float32([[1e-30, 1e30, 1, 1e20], [1e-30, 3e30, 0, 1], [2e-30, 0, 0, 1e-20]])
-    _, moments = batch_norm(X[:3, [0, 1, 2, 0]], where=w)
+    moments, state = seen(X[:3, [0, 1, 2, 0]], w)
     np.testing.assert_allclose(moments.effective_count, [16 / 6, 1.6, 1, 1], rtol=1e-6)
     # a single sample has no variance, whatever it weighs
-    assert update(moments).batches.tolist() == [1, 1, 0, 0]
-    _, moments = batch_norm(X, where=5 * (np.arange(B) == 2)[:, None])
-    assert not update(moments).batches.any()
+    assert state.batches.tolist() == [1, 1, 0, 0]
+    assert not seen(X, np.float32(5 * (np.arange(B) == 2)[:, None]))[1].batches.any()
 
 
 @pytest.mark.parametrize("total", [1e-3, 1.0, 1.0001])
 def test_statistics_do_not_depend_on_what_the_weights_add_up_to(total):
     w = np.full((10, 1), total / 10)
     x = np.random.default_rng(1).normal(size=(10, 2))
-    state = update(batch_norm(x, where=w)[1], jnp.float64)
+    _, state = seen(x, w)
     np.testing.assert_allclose(state.var, x.var(0, ddof=1), rtol=1e-12)
     assert state.batches.tolist() == [1, 1]
 
@@ -87,15 +94,13 @@ def test_the_factor_of_the_effective_count_makes_the_variance_unbiased(rng):
     # over all ways to draw three of four, each with a weight of its own (P.6)
     people, w = rng.normal(size=4), np.array([[0.2], [1.0], [3.0]])
     drawn = people[np.array(list(product(range(4), repeat=3)))]
-    _, moments = batch_norm(jnp.asarray(drawn.T), where=w)  # one batch is one channel
-    mean, var = population.statistics(update(moments, jnp.float64))
+    mean, var = population.statistics(seen(drawn.T, w)[1])  # one batch is one channel
     np.testing.assert_allclose([mean.mean(), var.mean()], [people.mean(), people.var()], rtol=1e-12)
 
 
 # --- the scale of the weights ---------------------------------------------------------------------
 
 
-@jax.jit
 def everything(x, w, y_bar):
     def by(rule):
         def f(x, gamma, beta):
@@ -107,6 +112,9 @@ def everything(x, w, y_bar):
         return y, moments[:2], moments.effective_count, pull((y_bar, bars)), update(moments)
 
     return {rule: by(rule) for rule in RULES}
+
+
+measure = quick_jit(everything)
 
 
 def check_scale(c, of, *, bound=2e-6):
@@ -123,14 +131,14 @@ scales = st.floats(-30, 30).map(lambda e: 10.0**e)
 @given(scales)
 def test_moments_y_and_gradients_are_free_of_the_weights_scale(c):
     y_bar = np.linspace(-1, 1, X.size, dtype=np.float32).reshape(X.shape)
-    check_scale(c, lambda w: everything(X, w[:, None], y_bar))
+    check_scale(c, lambda w: measure(X, w[:, None], y_bar))
 
 
 @pytest.mark.parametrize(("c", "size"), [(1e30, 1e12), (1e-30, 1e-12)])
 def test_neither_scale_is_limited_by_the_other(c, size):
     x, y_bar = np.float32(size) * X, np.float32(1 / size) * X
-    wanted = everything(x, W[:, None], y_bar)
-    got = everything(x, np.float32(c) * W[:, None], y_bar)
+    wanted = measure(x, W[:, None], y_bar)
+    got = measure(x, np.float32(c) * W[:, None], y_bar)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         assert relative(a, b) <= 2e-6
 
@@ -169,7 +177,7 @@ def test_a_scaled_mask_leaves_the_rows_out(key):
             assert relative(a, b) <= 2e-6
 
 
-@pytest.mark.parametrize("c", SCALES)
+@pytest.mark.parametrize("c", [1e-30, 1e30])
 def test_costs_errors_and_angles_are_free_of_the_weights_scale(c, key):
     net = NETS["bn"]
     params, _ = single(init(net, key))
@@ -200,12 +208,13 @@ def test_pools_and_measured_statistics_are_free_of_the_weights_scale(key):
 def test_weights_that_the_compiler_knows_are_weights_like_others():
     # XLA would form other products of constants: their squares overflow
     y_bar = np.ones_like(X)
-    wanted = everything(X, W[:, None], y_bar)
-    for c in SCALES:
-        w = np.float32(c) * W
-        got = jax.jit(lambda x, w=w: everything(x, w[:, None], y_bar))(X)
-        means = quick_jit(lambda v, w=w: costs.mean(v, w))(X[:, 0])
-        assert relative(means, costs.mean(jnp.asarray(X[:, 0]), W)) <= 2e-6
+
+    def of(w):
+        return lambda x: (everything(x, w[:, None], y_bar), costs.mean(x[:, 0], w))
+
+    wanted = quick_jit(of(W))(X)
+    for c in (1e-30, 1e30):
+        got = quick_jit(of(np.float32(c) * W))(X)
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
             assert relative(a, b) <= 2e-6
 

@@ -45,8 +45,8 @@ def add_part(
         p: Its weight as a sum of two floats.
     """
     high, low = p
-    largest = jnp.maximum(whole.var, jnp.where(high > 0, other.var, 0))
-    scale = scale_to_one(lax.stop_gradient(largest))
+    other = select(high > 0, other, whole)  # what has no weight sets no scale
+    scale = scale_to_one(lax.stop_gradient(jnp.maximum(whole.var, other.var)))
     v, v_other = whole.var * scale, other.var * scale
     rest = v * whole.var_remainder
     d = (v_other - v) + (v_other * other.var_remainder - rest)
@@ -66,9 +66,10 @@ def merge_samples(big: SplitStatistics, small: SplitStatistics, p: Array) -> Spl
         small: The others.
         p: Their part of the count, at most 1/2.
     """
+    small = select(p > 0, small, big)
     half = _half_difference(big, small)
     # scaled by a power of two to σ near one: p d² alone may overflow or underflow
-    size = jnp.sqrt(jnp.maximum(big.var, jnp.where(p > 0, small.var, 0)))
+    size = jnp.sqrt(jnp.maximum(big.var, small.var))
     size = jnp.maximum(size, 2 * (jnp.sqrt(p) * jnp.abs(half)))
     scale = scale_to_one(lax.stop_gradient(size))
     v, v_small = (_xla.as_written(one.var * scale) * scale for one in (big, small))
