@@ -17,6 +17,7 @@ from jax import Array
 
 from bnjax import matrix
 from bnjax.layout import accumulator_dtype
+from bnjax.moments import scale_to_one
 
 
 class Standardized(NamedTuple):
@@ -40,7 +41,7 @@ def standardize(a: Array, weights: Array | None = None) -> Standardized:
     a = a.astype(accumulator_dtype(a.dtype))
     if weights is not None:
         a = jnp.where(weights != 0, a, 0)
-    factor = _power_of_two(jnp.max(jnp.abs(a), 0))
+    factor = scale_to_one(jnp.max(jnp.abs(a), 0))
     _, residuals = matrix.normalize_matrix(
         "geometry", a * factor[None], None, None, weights, eps=0.0
     )
@@ -54,13 +55,6 @@ def standardize_all(arrays: Sequence[Array], weights: Array | None = None) -> li
     ends = list(accumulate(a.shape[1] for a in arrays))[:-1]
     parts = (jnp.split(field, ends, axis=-1) for field in whole)
     return [Standardized(*fields) for fields in zip(*parts, strict=True)]
-
-
-def _power_of_two(size: Array) -> Array:
-    """Return for each size the power of two that scales it to about one."""
-    exponent = jnp.frexp(size)[1]
-    most = jnp.finfo(size.dtype).maxexp - 2
-    return jnp.ldexp(jnp.ones_like(size), -jnp.clip(exponent, -most, most))
 
 
 def column_norms(a: Array) -> Array:
