@@ -72,6 +72,16 @@ def rounded(product: Array) -> Array:
     return _behind_barriers(product, 1)
 
 
+def as_written(factor: Array) -> Array:
+    """Return a scaled number so that products with it are formed in the order they are written in.
+
+    XLA computes (a/b)(a/b) as a²/b², and (a b)(a b) as a² b² where a is a constant: the squares
+    overflow or underflow where the scaled number, which is near one, does not. Remove it when XLA
+    keeps the order of floating-point products.
+    """
+    return lax.optimization_barrier(factor)
+
+
 def separate(partial_sum: Array) -> Array:
     """Return a partial sum, which XLA then does not merge with the sum over it.
 

@@ -49,7 +49,8 @@ def forward(
         x, features, lambda layout: _scale_and_shift(layout, x, split, scale, beta, weights)
     )
     mean, var = split.natural()
-    return (y, Moments(mean, var, split.count * axes.copies)), (split, inv_std)
+    counts = split.count * axes.copies, split.effective_count * axes.copies
+    return (y, Moments(mean, var, *counts)), (split, inv_std)
 
 
 def _local_moments(layout: Layout, eps: float, x: Array, weights: Array | None) -> SplitMoments:
@@ -73,7 +74,7 @@ def _scale_and_shift(
         offset += beta
     y = (view.astype(shift.dtype) - layout.row(shift)) * layout.row(scale) + layout.row(offset)
     if w is not None:
-        y = jnp.where(w > 0, y, 0 if beta is None else layout.row(beta))
+        y = jnp.where(w != 0, y, 0 if beta is None else layout.row(beta))
     return y.astype(x.dtype).reshape(x.shape)
 
 
@@ -90,4 +91,4 @@ def masked_view(layout: Layout, x: Array, weights: Array | None) -> tuple[Array,
     if weights is None:
         return view, None
     w = layout.view_weights(weights, x.shape)
-    return jnp.where(w > 0, view, 0), w  # 0 · x would not hide NaN and infinity
+    return jnp.where(w != 0, view, 0), w  # 0 · x would not hide NaN and infinity

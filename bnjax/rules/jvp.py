@@ -49,7 +49,8 @@ def _push_forward(config, primals, tangents):
     out, (split, inv_std) = forward(config, x, gamma, beta, weights)
     arguments = x, gamma, weights, split, inv_std
     y_dot, mean_dot, var_dot = _linear_map(config, tangents[:3], *arguments)
-    return out, (y_dot, Moments(mean_dot, var_dot, jnp.zeros_like(out[1].count)))
+    zero = jnp.zeros_like(out[1].count)
+    return out, (y_dot, Moments(mean_dot, var_dot, zero, zero))
 
 
 # what JAX saves to transpose it are its arguments, x among them: x − μ is formed again
@@ -69,7 +70,7 @@ def _linear_map(config, dots, x, gamma, weights, split, inv_std):
         """Return ẋ, x and w in a layout."""
         view, w = masked_view(layout, x, weights)
         t = layout.view(x_dot).astype(inv_std.dtype)
-        return t if w is None else jnp.where(w > 0, t, 0), view, w  # D.17
+        return t if w is None else jnp.where(w != 0, t, 0), view, w  # D.17
 
     def means(layout: Layout) -> Projections:
         """Return this device's part of ⟨ẋ⟩ and ⟨ẋ (d − aρ)⟩."""
@@ -91,7 +92,7 @@ def _linear_map(config, dots, x, gamma, weights, split, inv_std):
         """Return K(ẋ) + γ̇ x̂ + β̇: D.4, D.5; β̇ where w = 0: D.17."""
         t, view, w = masked(layout)
         y_dot = kernel.apply_kernel(t, view, split, scale, c, layout)
-        y_dot = y_dot if w is None else jnp.where(w > 0, y_dot, 0)
+        y_dot = y_dot if w is None else jnp.where(w != 0, y_dot, 0)
         return (y_dot + layout.row(beta_dot)).astype(x.dtype).reshape(x.shape)
 
     return by_platform(x, features, pushed), mean_dot, 2 * along / split.unit  # D.7

@@ -85,7 +85,7 @@ def pull_back(
         """Return ȳ, ȳ⁺, x and w in a layout."""
         view, w = masked_view(layout, x, weights)
         t = layout.view(y_bar).astype(inv_std.dtype)
-        return t, t if w is None else jnp.where(w > 0, t, 0), view, w  # D.17
+        return t, t if w is None else jnp.where(w != 0, t, 0), view, w  # D.17
 
     def sums(layout: Layout) -> tuple[Projections, Array]:
         """Return Σ ȳ⁺, Σ ȳ⁺ (d − aρ) and Σ ȳ."""
