@@ -42,6 +42,15 @@ def ours(x, gamma, beta, *, axis, rule="vjp"):
     return batch_norm(x, gamma, beta, axis=axis, rule=rule)[0]
 
 
+def over_vmap(x, gamma, beta, *, axis):
+    """Normalize one sample per element of a vmap, as equinox does."""
+
+    def layer(x):
+        return batch_norm(x[None], gamma, beta, axis=axis, axis_name="batch")[0][0]
+
+    return jax.vmap(layer, axis_name="batch")(x)
+
+
 def flax_linen(x, gamma, beta, *, axis, fast):
     import flax.linen as nn
 
@@ -92,6 +101,7 @@ def jax_candidates() -> tuple[dict[str, Callable[..., jax.Array]], list[str]]:
     candidates: dict[str, Callable[..., jax.Array]] = {
         BNJAX: ours,
         "bnjax, rule jvp": partial(ours, rule="jvp"),
+        "bnjax, over a vmap": over_vmap,
         "bnjax, autodiff": partial(ours, rule="autodiff"),
     }
     missing = []
