@@ -43,12 +43,22 @@ BNJAX = "bnjax"
 RULES = ("vjp", "jvp", "autodiff")
 
 
+def over_vmap(x, gamma, beta, *, axis):
+    """Normalize one sample per element of a vmap, as equinox does."""
+
+    def layer(x):
+        return bnjax.batch_norm(x[None], gamma, beta, axis=axis, axis_name="batch")[0][0]
+
+    return jax.vmap(layer, axis_name="batch")(x)
+
+
 def jax_candidates() -> tuple[dict[str, Callable[..., jax.Array]], list[str]]:
     """All that can be jitted, and the peers that are not installed."""
     candidates: dict[str, Callable[..., jax.Array]] = {
         BNJAX: _layers.ours,
         "bnjax, rule jvp": partial(_layers.ours, rule="jvp"),
         "bnjax, autodiff": partial(_layers.ours, rule="autodiff"),
+        "bnjax, over a vmap": over_vmap,
     }
     missing = _layers.missing()
     for module, peers in {

@@ -130,11 +130,11 @@ def sum_pulled_back(
     """
     if not axes.checked:
         parts = _add(coefficients(sums[0]), moments_bar)
-        return sums, _psum_vectors(parts, axes)
+        return sums, sum_vectors(parts, axes)
     if not varying(*channel_params) & set(axes.names):
-        sums = _psum_vectors(sums, axes)
+        sums = sum_vectors(sums, axes)
         return sums, _add(coefficients(sums[0]), moments_bar)
-    return sums, _add(_psum_vectors(coefficients(sums[0]), axes), moments_bar)
+    return sums, _add(sum_vectors(coefficients(sums[0]), axes), moments_bar)
 
 
 def sum_pushed_forward(
@@ -159,8 +159,7 @@ def sum_pushed_forward(
 
 def gather(a: Array, axes: Axes) -> Array:
     """Stack what each device holds along a new leading axis: one all_gather over the mesh."""
-    vmapped = _vmapped(axes.names)
-    mesh = tuple(name for name in axes.names if name not in vmapped)
+    mesh, vmapped = (part.names for part in split_vmapped(axes))
     # "invarying", else the moments cannot leave shard_map through P(); unchecked, that has a
     # wrong transpose in JAX 0.10
     to = "invarying" if axes.checked else "varying"
@@ -171,28 +170,23 @@ def gather(a: Array, axes: Axes) -> Array:
     return out
 
 
-def one_per_device(tree: Tree, axes: Axes) -> Tree:
-    """Return the tree, mapped over vmapped axes.
-
-    What is the same for all of a vmap would get one whole cotangent, which psum would multiply.
-    """
-    names = _vmapped(axes.names)
-    if not names:
-        return tree
-    mine = lax.axis_index(names) >= 0
-    return jax.tree.map(lambda a: jnp.where(mine, a, a), tree)
-
-
-def _psum(a: Array, axes: Axes) -> Array:
-    return lax.psum(a, axes.names, axis_index_groups=axes.groups) if axes.names else a
-
-
-def _psum_vectors(vectors: Tree, axes: Axes) -> Tree:
+def sum_vectors(vectors: Tree, axes: Axes) -> Tree:
     """Sum a tree of vectors of one shape over the axes, stacked where they travel."""
     if not axes.names:
         return vectors
     leaves, tree = jax.tree.flatten(vectors)
     return jax.tree.unflatten(tree, _psum(jnp.stack(leaves), axes))
+
+
+def split_vmapped(axes: Axes) -> tuple[Axes, Axes]:
+    """Split axes into those of a mesh and those of a vmap."""
+    vmapped = _vmapped(axes.names)
+    mesh = tuple(name for name in axes.names if name not in vmapped)
+    return axes._replace(names=mesh), Axes(vmapped)
+
+
+def _psum(a: Array, axes: Axes) -> Array:
+    return lax.psum(a, axes.names, axis_index_groups=axes.groups) if axes.names else a
 
 
 def _add(a: Tree, b: Tree) -> Tree:

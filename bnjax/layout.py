@@ -21,7 +21,7 @@ class Layout(NamedTuple):
 
     Attributes:
         shape: Of the view.
-        sample_axes: The view's sample axes; the others are feature axes.
+        sample_axes: The view's sample axes; the others are feature axes. None for one sample.
         groups: The neighbouring axes of x that go together, and how many of the view's they are.
         samples_per_row: k, where (n, C) is seen as (n / k, k C).
     """
@@ -69,10 +69,9 @@ class Layout(NamedTuple):
 
     def sum(self, t: Array) -> Array:
         """Sum a view over the samples: (channels,)."""
-        last, *others = reversed(self.sample_axes)
-        total = jnp.sum(t, last)
-        for a in others:
-            total = jnp.sum(_xla.separate(total), a)
+        total = t
+        for i, a in enumerate(reversed(self.sample_axes)):
+            total = jnp.sum(_xla.separate(total) if i else total, a)
         if self.samples_per_row > 1:
             total = total.reshape(*_xla.short_factors(self.samples_per_row), -1)
             while total.ndim > 1:
@@ -93,6 +92,8 @@ class Layout(NamedTuple):
 
     def few_samples(self, x: Array) -> Array:
         """Return eight samples spread over a view of x, of fewer some twice: (8, channels)."""
+        if not self.sample_axes:
+            return jnp.broadcast_to(x.reshape(1, -1), (8, self.channels))
         long = [a for a in self.sample_axes if self.shape[a] >= 8]
         along = long[0] if long else max(self.sample_axes, key=lambda a: self.shape[a])
         for a in self.sample_axes:
@@ -149,7 +150,10 @@ def of(x: Array, features: tuple[int, ...]) -> Layout:
         size = math.prod(x.shape[a] for a in group)
         sizes = (size,)
         if group[0] not in features:
-            if len(groups) > 2:
+            # on a CPU a sum across a vmap takes a hundred times as long beside an axis of size 1
+            if size == 1:
+                sizes = ()
+            elif len(groups) > 2:
                 sizes = _xla.split_size(size, x.size)
             sample_axes += range(len(shape), len(shape) + len(sizes))
         shape += sizes

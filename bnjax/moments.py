@@ -160,8 +160,8 @@ def combine_devices(split: SplitMoments, eps: float, axes: Axes) -> SplitMoments
     unit = _unit(jnp.max(jnp.where(p != 0, sizes, 0), 0), eps)
     ratio = unit[None] / a  # its square could overflow where a variance is 0
     var = jnp.sum(p * (ratio * (ratio * var) + (unit[None] * d) ** 2), 0)
-    found = collectives.one_per_device((shift, remainder, unit, var), axes)
-    return SplitMoments(*found, count, combine_effective_counts(n, effective))
+    effective = combine_effective_counts(n, effective)
+    return SplitMoments(shift, remainder, unit, var, count, effective)
 
 
 def effective_count(weights: Array, layout: Layout) -> Array:

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from bnjax import _checks, collectives
 from bnjax._checks import Axis
 from bnjax.moments import Moments
-from bnjax.rules import RULES, RuleConfig, normalize_with
+from bnjax.rules import RULES, RuleConfig, normalize_over_vmap, normalize_with
 
 
 def batch_norm(
@@ -43,7 +43,8 @@ def batch_norm(
             infinite or NaN makes all results of its channel NaN.
         axis_name: Mesh or vmapped axes over which the batch is spread, under `shard_map`, `pmap`
             or `vmap`: the moments are those of the whole, whatever weight each shard has. One
-            all_gather forward, one psum backward.
+            all_gather forward, one psum backward. Over an axis of `vmap` the moments are not
+            mapped (`out_axes=None`), and "vjp" and "jvp" are one rule, which works in every mode.
         axis_index_groups: Groups of devices that normalize among themselves, all of one size;
             under `pmap` and `shard_map(check_vma=False)`.
         rule: How it is differentiated. "vjp": by the hand-derived pull-back, which saves x itself
@@ -86,7 +87,9 @@ def batch_norm(
         "batch_norm", x, weights, gamma, beta, axis_name, axis_index_groups
     )
     config = RuleConfig(features, float(eps), axes)
-    y, moments = RULES[rule](config, x, gamma, beta, weights)
+    over_vmap = rule != "autodiff" and collectives.split_vmapped(axes)[1].names
+    normalize_batch = normalize_over_vmap if over_vmap else RULES[rule]
+    y, moments = normalize_batch(config, x, gamma, beta, weights)
     shape = [x.shape[a] for a in features]
     return y, Moments(*(part.reshape(shape) for part in moments))
 

@@ -43,6 +43,7 @@ EAGER = {
     *("bnjax._checks", "bnjax._xla", "bnjax.collectives", "bnjax.kernel", "bnjax.layout"),
     *("bnjax.moments", "bnjax.norm", "bnjax.rules"),
     *("bnjax.rules.forward", "bnjax.rules.given", "bnjax.rules.jvp", "bnjax.rules.vjp"),
+    "bnjax.rules.vmapped",
 }
 # what `import bnjax` never loads: what the extras cli, peers, notebooks and test bring
 HEAVY = {

@@ -169,8 +169,13 @@ def test_half_precision_rounds_once(dtype, rng):
     assert y.dtype == dtype and moments.mean.dtype == jnp.float32
     wanted = reference.batch_norm(np.asarray(x, np.float64))[0]
     assert relative(y, wanted) < jnp.finfo(dtype).eps / 2
-    x_bar, gamma_bar = jax.grad(lambda x, g: jnp.sum(batch_norm(x, g)[0] ** 3), (0, 1))(x, gamma)
-    assert x_bar.dtype == dtype and gamma_bar.dtype == jnp.float32
+    y_bar = jnp.asarray(rng.normal(size=(64, 3)), dtype)
+    wanted = reference.pull_back(*(np.asarray(a, np.float64) for a in (x, y_bar)))[0]
+    for rule in ("vjp", "jvp"):
+        pull_back = jax.vjp(lambda x, g, rule=rule: batch_norm(x, g, rule=rule)[0], x, gamma)[1]
+        x_bar, gamma_bar = pull_back(y_bar)
+        assert x_bar.dtype == dtype and gamma_bar.dtype == jnp.float32
+        assert relative(x_bar, wanted) < jnp.finfo(dtype).eps / 2
 
 
 def test_the_pull_back_saves_x_and_vectors_only():

@@ -41,24 +41,25 @@ def forward(
 ) -> tuple[tuple[Array, Moments], tuple[SplitMoments, Array]]:
     """Normalize x: (y, moments), and (split moments, q = r/a) for the derivatives."""
     features, eps, axes = config
-    split = by_platform(x, features, lambda layout: _local_moments(layout, eps, x, weights))
+    split = by_platform(x, features, lambda layout: local_moments(layout, eps, x, weights))
     split = moments.combine_devices(split, eps, axes)
     inv_std = kernel.inverse_std(split.var, eps, split.unit)  # q = r/a, BN.2
     scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
     y = by_platform(
-        x, features, lambda layout: _scale_and_shift(layout, x, split, scale, beta, weights)
+        x, features, lambda layout: scale_and_shift(layout, x, split, scale, beta, weights)
     )
     mean, var = split.natural()
     counts = split.count * axes.copies, split.effective_count * axes.copies
     return (y, Moments(mean, var, *counts)), (split, inv_std)
 
 
-def _local_moments(layout: Layout, eps: float, x: Array, weights: Array | None) -> SplitMoments:
+def local_moments(layout: Layout, eps: float, x: Array, weights: Array | None) -> SplitMoments:
+    """Compute the moments of this device's samples."""
     view, w = masked_view(layout, x, weights)
     return moments.split_moments(view, layout, eps, w)
 
 
-def _scale_and_shift(
+def scale_and_shift(
     layout: Layout,
     x: Array,
     split: SplitMoments,

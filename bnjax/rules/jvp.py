@@ -33,7 +33,7 @@ from jax import Array
 from bnjax import collectives, kernel, moments
 from bnjax.kernel import Projections
 from bnjax.layout import Layout, by_platform
-from bnjax.moments import Moments
+from bnjax.moments import Moments, SplitMoments
 from bnjax.rules.forward import forward, masked_view
 
 
@@ -64,35 +64,53 @@ def _linear_map(config, dots, x, gamma, weights, split, inv_std):
     """Map (ẋ, γ̇, β̇) to (ẏ, μ̇, σ̇²)."""
     features, _, axes = config
     x_dot, *channel_dots = dots
+    x_dot = x_dot.astype(inv_std.dtype)  # once: transposed, what it gets is added up, then rounded
     scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
-
-    def masked(layout: Layout) -> tuple[Array, Array, Array | None]:
-        """Return ẋ, x and w in a layout."""
-        view, w = masked_view(layout, x, weights)
-        t = layout.view(x_dot).astype(inv_std.dtype)
-        return t if w is None else jnp.where(w != 0, t, 0), view, w  # D.17
-
-    def means(layout: Layout) -> Projections:
-        """Return this device's part of ⟨ẋ⟩ and ⟨ẋ (d − aρ)⟩."""
-        t, view, w = masked(layout)
-        if w is not None:
-            t = moments.fractions(w, split.count, layout) * t
-        inner = kernel.inner_products(t, view, split, layout)
-        return inner if w is not None else kernel.average(inner, split.count)
-
     zero = jnp.zeros_like(inv_std)
     channel_dots = [zero if dot is None else dot for dot in channel_dots]
-    inner = by_platform(x, features, means)
+    inner = by_platform(x, features, lambda layout: local_means(layout, x_dot, x, weights, split))
     (mean_dot, along), of_x = collectives.sum_pushed_forward(inner, channel_dots, x, axes)
     ones, deviations, gamma_dot, beta_dot = of_x
     c = kernel.coefficients(Projections(ones, deviations), scale, inv_std)
     c = Projections(c.ones, c.deviations + gamma_dot * inv_std)  # γ̇ x̂ lies along x − μ
+    y_dot = by_platform(
+        x, features, lambda layout: push(layout, x_dot, x, weights, split, scale, c, beta_dot)
+    )
+    return y_dot, mean_dot, 2 * along / split.unit  # D.7
 
-    def pushed(layout: Layout) -> Array:
-        """Return K(ẋ) + γ̇ x̂ + β̇: D.4, D.5; β̇ where w = 0: D.17."""
-        t, view, w = masked(layout)
-        y_dot = kernel.apply_kernel(t, view, split, scale, c, layout)
-        y_dot = y_dot if w is None else jnp.where(w != 0, y_dot, 0)
-        return (y_dot + layout.row(beta_dot)).astype(x.dtype).reshape(x.shape)
 
-    return by_platform(x, features, pushed), mean_dot, 2 * along / split.unit  # D.7
+def local_means(
+    layout: Layout, x_dot: Array, x: Array, weights: Array | None, split: SplitMoments
+) -> Projections:
+    """Return this device's part of ⟨ẋ⟩ and ⟨ẋ (d − aρ)⟩."""
+    t, view, w = _masked(layout, x_dot, x, weights, split)
+    if w is not None:
+        t = moments.fractions(w, split.count, layout) * t
+    inner = kernel.inner_products(t, view, split, layout)
+    return inner if w is not None else kernel.average(inner, split.count)
+
+
+def push(
+    layout: Layout,
+    x_dot: Array,
+    x: Array,
+    weights: Array | None,
+    split: SplitMoments,
+    scale: Array,
+    c: Projections,
+    beta_dot: Array,
+) -> Array:
+    """Return γ r ẋ + c₁ + c₂ (d − aρ) + β̇, D.4 and D.5, in x's dtype; β̇ where w = 0, D.17."""
+    t, view, w = _masked(layout, x_dot, x, weights, split)
+    y_dot = kernel.apply_kernel(t, view, split, scale, c, layout)
+    y_dot = y_dot if w is None else jnp.where(w != 0, y_dot, 0)
+    return (y_dot + layout.row(beta_dot)).astype(x.dtype).reshape(x.shape)
+
+
+def _masked(
+    layout: Layout, x_dot: Array, x: Array, weights: Array | None, split: SplitMoments
+) -> tuple[Array, Array, Array | None]:
+    """Return ẋ, x and w in a layout."""
+    view, w = masked_view(layout, x, weights)
+    t = layout.view(x_dot).astype(split.shift.dtype)
+    return t if w is None else jnp.where(w != 0, t, 0), view, w  # D.17

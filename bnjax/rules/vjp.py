@@ -118,11 +118,4 @@ def pull_back(
 
 
 _pull_back_jitted = jax.jit(pull_back, static_argnums=0)  # one program for an eager caller
-
-
-def _bwd(config, residuals, bars):
-    # an eager grad(vmap) comes here from outside the vmap, where jit would not find its axis
-    return (pull_back if config.axes.names else _pull_back_jitted)(config, residuals, bars)
-
-
-normalize_by_vjp.defvjp(_fwd, _bwd)
+normalize_by_vjp.defvjp(_fwd, _pull_back_jitted)
