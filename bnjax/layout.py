@@ -84,7 +84,7 @@ class Layout(NamedTuple):
         if self.samples_per_row > 1:
             return self.sum(w)
         repeats = math.prod(self.shape[a] for a in self.sample_axes if w.shape[a] == 1)
-        total = repeats * jnp.sum(w, self.sample_axes)
+        total = jnp.asarray(repeats, w.dtype) * jnp.sum(w, self.sample_axes)
         return jnp.broadcast_to(total, self._feature_sizes()).reshape(-1)
 
     def max(self, t: Array) -> Array:
@@ -126,6 +126,16 @@ def plain(x: Array, features: tuple[int, ...]) -> Layout:
     return Layout(x.shape, samples, tuple(((a,), 1) for a in axes), 1)
 
 
+def rearrangeable(x: Array) -> bool:
+    """Return whether axes of x may be merged or split, and samples be picked out.
+
+    Not where its type shards an axis: that may need communication, and JAX refuses some of it. Not
+    where a size is a symbol, as under `jax.export`: nothing is known of it.
+    """
+    sharded = any(part is not None for part in jax.typeof(x).sharding.spec)
+    return not sharded and all(isinstance(size, int) for size in x.shape)
+
+
 def of(x: Array, features: tuple[int, ...]) -> Layout:
     """Choose the layout of a batch for a CPU.
 
@@ -133,8 +143,7 @@ def of(x: Array, features: tuple[int, ...]) -> Layout:
         x: The batch.
         features: Its feature axes.
     """
-    # axes sharded by type stay apart: merging them may need communication, or be refused
-    if any(part is not None for part in jax.typeof(x).sharding.spec):
+    if not rearrangeable(x):
         return plain(x, features)
     groups: list[tuple[int, ...]] = []
     for a in range(x.ndim):
@@ -164,4 +173,5 @@ def of(x: Array, features: tuple[int, ...]) -> Layout:
 
 def accumulator_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """Return the dtype in which sums over `dtype` are formed: at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+    # not by promotion, which `jax_numpy_dtype_promotion="strict"` refuses
+    return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)

@@ -33,7 +33,7 @@ from jax import Array, lax
 from bnjax import _xla, collectives
 from bnjax._xla import Reader
 from bnjax.collectives import Axes
-from bnjax.layout import Layout, accumulator_dtype
+from bnjax.layout import Layout, accumulator_dtype, rearrangeable
 
 
 class Moments(NamedTuple):
@@ -203,12 +203,13 @@ def _means_around(
 
     d1, d2 = d(Reader.REMAINDER), d(Reader.SQUARES)
     if p is None:
-        return _Means(shift, unit, layout.sum(d1) / layout.n, layout.sum(d2 * d2) / layout.n)
+        n = jnp.asarray(layout.n, shift.dtype)  # which may be a symbol
+        return _Means(shift, unit, layout.sum(d1) / n, layout.sum(d2 * d2) / n)
     return _Means(shift, unit, layout.sum(p * d1), layout.sum(p * d2 * d2))
 
 
 def _first_shift(x: Array, layout: Layout) -> Array:
-    """Return the mean of eight samples; of a constant channel, exactly its constant."""
+    """Return the mean of eight samples, of a constant channel exactly its constant; or 0."""
 
     def mean_of_few(x: Array) -> Array:
         few = layout.few_samples(x).astype(accumulator_dtype(x.dtype)) / 8
@@ -216,8 +217,13 @@ def _first_shift(x: Array, layout: Layout) -> Array:
             few = few[::2] + few[1::2]
         return lax.stop_gradient(few[0])
 
+    def zero(x: Array) -> Array:
+        return jnp.zeros_like(layout.max(x), accumulator_dtype(x.dtype))  # typed as sums are
+
+    if not rearrangeable(x):
+        return zero(x)
     # an accelerator puts Σ x and Σ x² into the product that x comes from; a shift has to wait for x
-    return _xla.by_platform(x, cpu=mean_of_few, elsewhere=lambda x: jnp.zeros_like(mean_of_few(x)))
+    return _xla.by_platform(x, cpu=mean_of_few, elsewhere=zero)
 
 
 def _mean_around_a_sample(x: Array, p: Array, layout: Layout) -> Array:

@@ -5,11 +5,11 @@ that do not come from the batch). Arguments are checked in `norm`. Here γ, β a
 vectors over the channels in the sums' dtype, weights have x's rank, and x has its own shape.
 """
 
-from bnjax.rules.forward import RuleConfig, normalize_by_autodiff
+from bnjax.rules.forward import MASKED, RuleConfig, normalize_by_autodiff
 from bnjax.rules.given import normalize_with
 from bnjax.rules.jvp import normalize_by_jvp
 from bnjax.rules.vjp import normalize_by_vjp
 
 RULES = {"vjp": normalize_by_vjp, "jvp": normalize_by_jvp, "autodiff": normalize_by_autodiff}
 
-__all__ = ["RULES", "RuleConfig", "normalize_with"]
+__all__ = ["MASKED", "RULES", "RuleConfig", "normalize_with"]

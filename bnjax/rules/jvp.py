@@ -9,7 +9,9 @@ Means are weighted, ⟨t⟩ = Σ_s p_s t_s with p = w/n, n = Σ_s w_s. With tang
       = γ r [ẋ − ⟨ẋ⟩ − x̂ ⟨ẋ x̂⟩] + γ̇ x̂ + β̇ = K(ẋ) + γ̇ x̂ + β̇                     (D.4, D.5)
       = γ r ẋ + c₁ + (c₂ + γ̇ q) (d − aρ) + β̇       (a, d, q, c₁, c₂ as in `kernel`)
 
-JAX transposes this map where it needs the pull-back. Where w = 0, ẏ is β̇ (D.17).
+JAX transposes this map where it needs the pull-back. Where w = 0, ẏ is β̇ (D.17). With
+`masked="normalize"` the last line holds there, too: ẋ is in ẏ, and p = 0 keeps it out of the means.
+Where w = 0 and x is not finite there is no y, and ẏ is 0.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -61,21 +63,21 @@ def _push_forward(config, primals, tangents):
 )
 def _linear_map(config, dots, x, gamma, weights, split, inv_std):
     """Map (ẋ, γ̇, β̇) to (ẏ, μ̇, σ̇²)."""
-    features, _, axes = config
+    features, axes = config.features, config.axes
     x_dot, *channel_dots = dots
     scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
 
-    def masked(layout: Layout) -> tuple[Array, Array, Array | None]:
-        """Return ẋ, x and w in a layout."""
-        view, w = masked_view(layout, x, weights)
+    def masked(layout: Layout) -> tuple[Array, Array, Array | None, Array | None]:
+        """Return ẋ, x, w and the places that are normalized, in a layout."""
+        view, w, kept = masked_view(config, layout, x, weights)
         t = layout.view(x_dot).astype(inv_std.dtype)
-        return t if w is None else jnp.where(w > 0, t, 0), view, w  # D.17
+        return t if kept is None else jnp.where(kept, t, 0), view, w, kept  # D.17
 
     def means(layout: Layout) -> Projections:
         """Return this device's part of ⟨ẋ⟩ and ⟨ẋ (d − aρ)⟩."""
-        t, view, w = masked(layout)
+        t, view, w, _ = masked(layout)
         if w is not None:
-            t = moments.fractions(w, split.count, layout) * t
+            t = moments.fractions(w, split.count, layout) * jnp.where(w > 0, t, 0)
         inner = kernel.inner_products(t, view, split, layout)
         return inner if w is not None else kernel.average(inner, split.count)
 
@@ -89,9 +91,13 @@ def _linear_map(config, dots, x, gamma, weights, split, inv_std):
 
     def pushed(layout: Layout) -> Array:
         """Return K(ẋ) + γ̇ x̂ + β̇: D.4, D.5; β̇ where w = 0: D.17."""
-        t, view, w = masked(layout)
+        t, view, _, kept = masked(layout)
         y_dot = kernel.apply_kernel(t, view, split, scale, c, layout)
-        y_dot = y_dot if w is None else jnp.where(w > 0, y_dot, 0)
-        return (y_dot + layout.row(beta_dot)).astype(x.dtype).reshape(x.shape)
+        shift = layout.row(beta_dot)
+        if kept is None:
+            y_dot += shift
+        else:
+            y_dot = jnp.where(kept, y_dot + shift, shift if config.masked == "beta" else 0)
+        return y_dot.astype(config.dtype or x.dtype).reshape(x.shape)
 
     return by_platform(x, features, pushed), mean_dot, 2 * along / split.unit  # D.7
