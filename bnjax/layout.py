@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 from bnjax import _xla
 
@@ -171,7 +172,8 @@ def of(x: Array, features: tuple[int, ...]) -> Layout:
     return layout._replace(shape=(n // k, k * channels), samples_per_row=k)
 
 
-def accumulator_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """Return the dtype in which sums over `dtype` are formed: at least float32."""
+def accumulator_dtype(*dtypes: DTypeLike) -> jnp.dtype:
+    """Return the dtype in which sums over all of `dtypes` are formed: at least float32."""
     # not by promotion, which `jax_numpy_dtype_promotion="strict"` refuses
-    return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
+    wide = any(jnp.dtype(dtype) == jnp.float64 for dtype in dtypes)
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)

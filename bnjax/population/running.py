@@ -94,12 +94,13 @@ def update(
     """
     _checks.decay_or_none("population.update", "decay", decay)
     check_channels("population.update", state.mean, moments)
-    mean, var, n = moments
+    wide = accumulator_dtype(state.mean.dtype, moments.mean.dtype)
+    mean, var, n = (part.astype(wide) for part in moments)
     several = n > 1
     unbiased = var * jnp.where(several, n / jnp.where(several, n - 1, 1), 1)  # P.2
     finite = jnp.isfinite(mean) & jnp.isfinite(unbiased)
     taken = several & finite
-    batches = state.batches + taken
+    batches = state.batches + taken.astype(state.batches.dtype)
     dtype = state.mean.dtype
     k = jnp.maximum(batches, 1).astype(dtype)
     d = jnp.asarray(decay or 0, dtype)
@@ -111,7 +112,7 @@ def update(
         running,
         (state.var + alpha * more).astype(dtype),
         batches,
-        state.skipped + ~finite,
+        state.skipped + (~finite).astype(state.skipped.dtype),
         remainder,
     )
 
