@@ -16,12 +16,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import _layers
 import jax
 import jax.numpy as jnp
 import numpy as np
 from _timing import machine
-
-from bnjax import batch_norm
 
 CASES: tuple[tuple[tuple[int, ...], int, str], ...] = (
     ((64, 128), -1, "float32"),
@@ -38,76 +37,24 @@ CASES: tuple[tuple[tuple[int, ...], int, str], ...] = (
 BNJAX = "bnjax"
 
 
-def ours(x, gamma, beta, *, axis, rule="vjp"):
-    return batch_norm(x, gamma, beta, axis=axis, rule=rule)[0]
-
-
-def flax_linen(x, gamma, beta, *, axis, fast):
-    import flax.linen as nn
-
-    layer = nn.BatchNorm(
-        use_running_average=False, axis=axis, use_fast_variance=fast, dtype=x.dtype
-    )
-    channels = gamma.shape[0]
-    variables = {
-        "params": {"scale": gamma, "bias": beta},
-        "batch_stats": {"mean": jnp.zeros(channels), "var": jnp.ones(channels)},
-    }
-    return layer.apply(variables, x, mutable=["batch_stats"])[0]
-
-
-def haiku(x, gamma, beta, *, axis):
-    import haiku as hk
-
-    kept = [1] * x.ndim
-    kept[axis] = -1
-    reduced = [a for a in range(x.ndim) if a != axis % x.ndim]
-
-    def layer(x):
-        norm = hk.BatchNorm(False, False, 0.9, axis=reduced)
-        scale, offset = (v.reshape(kept).astype(x.dtype) for v in (gamma, beta))
-        return norm(x, True, scale=scale, offset=offset)
-
-    transformed = hk.transform_with_state(layer)
-    params, state = transformed.init(jax.random.key(0), x)
-    return transformed.apply(params, state, None, x)[0]
-
-
-def equinox(x, gamma, beta, *, axis):
-    import equinox as eqx
-
-    layer, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(
-        gamma.shape[0], axis_name="batch", mode="batch", dtype=x.dtype
-    )
-    affine = gamma.astype(x.dtype), beta.astype(x.dtype)
-    layer = eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, affine)
-    # equinox takes one sample at a time, channels first
-    first = jnp.moveaxis(x, axis, 1)
-    y = jax.vmap(layer, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(first, state)[0]
-    return jnp.moveaxis(y, 1, axis)
-
-
 def jax_candidates() -> tuple[dict[str, Callable[..., jax.Array]], list[str]]:
     """All that can be jitted, and the peers that are not installed."""
     candidates: dict[str, Callable[..., jax.Array]] = {
-        BNJAX: ours,
-        "bnjax, rule jvp": partial(ours, rule="jvp"),
-        "bnjax, autodiff": partial(ours, rule="autodiff"),
+        BNJAX: _layers.ours,
+        "bnjax, rule jvp": partial(_layers.ours, rule="jvp"),
+        "bnjax, autodiff": partial(_layers.ours, rule="autodiff"),
     }
-    missing = []
+    missing = _layers.missing()
     for module, peers in {
         "flax": {
-            "flax linen": partial(flax_linen, fast=True),
-            "flax linen, two-pass": partial(flax_linen, fast=False),
+            "flax linen": _layers.flax_linen,
+            "flax linen, two-pass": partial(_layers.flax_linen, fast=False),
         },
-        "haiku": {"haiku": haiku},
-        "equinox": {"equinox": equinox},
+        "haiku": {"haiku": _layers.haiku},
+        "equinox": {"equinox": _layers.equinox},
     }.items():
-        try:
-            __import__(module)
+        if module not in missing:
             candidates |= peers
-        except ModuleNotFoundError:
-            missing.append(module)
     return candidates, missing
 
 

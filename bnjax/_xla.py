@@ -78,10 +78,10 @@ def separate(partial_sum: Array) -> Array:
     """Return a partial sum, which XLA then does not merge with the sum over it.
 
     XLA folds a reduction of a reduction into one. On a CPU that is one long chain of additions, in
-    which small terms are lost (https://github.com/jax-ml/jax/issues/4199). Remove it when XLA:CPU
-    sums pairwise.
+    which small terms are lost (https://github.com/jax-ml/jax/issues/4199); elsewhere it is one pass
+    instead of two. Remove it when XLA:CPU sums pairwise.
     """
-    return lax.optimization_barrier(partial_sum)
+    return _behind_barriers(partial_sum, 1)
 
 
 def split_size(size: int, numbers: int) -> tuple[int, ...]:
@@ -128,11 +128,16 @@ def by_platform(
 
 
 def cond_any(flags: Array, then: Callable[[], Tree], otherwise: Callable[[], Tree]) -> Tree:
-    """Return `then()` if any flag is set, else `otherwise()`: under vmap, of any of its elements.
+    """Return `then()`, vectors, if any flag is set, else `otherwise()`; under vmap, if any of any.
 
-    A condition for each element would make `vmap` compute both sides, and select.
+    A condition for each element would make `vmap` compute both sides, and select. So does XLA:GPU
+    with branches of elementwise operations and sums alone, which a barrier is neither of.
     """
-    return lax.cond(_any(flags), then, otherwise)
+
+    def apart() -> Tree:
+        return jax.tree.map(lax.optimization_barrier, then())
+
+    return lax.cond(_any(flags), apart, otherwise)
 
 
 @custom_vmap

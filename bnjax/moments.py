@@ -178,18 +178,16 @@ def _guarded_means(x: Array, shift: Array, p: Array | None, layout: Layout, eps:
     """Form the means around the shift, in units of 1; again only where they are not exact."""
     around = partial(_means_around, x, p=p, layout=layout)
     plain = around(shift, jnp.ones_like(shift))
+    out = plain.out_of_range(eps)
 
     def in_units() -> _Means:
         size = layout.max(jnp.abs(x.astype(shift.dtype) - layout.row(shift)))
-        return around(shift, jnp.where(plain.out_of_range(eps), _unit(size, eps), 1))
+        return around(shift, jnp.where(out, _unit(size, eps), 1))
 
-    def again() -> _Means:
-        means = _xla.cond_any(plain.out_of_range(eps), in_units, lambda: plain)
-        far, step = means.far(), lax.stop_gradient(means.d / means.unit)
-        nearer = jnp.where(far, shift + step, shift)
-        return _xla.cond_any(far, lambda: around(nearer, means.unit), lambda: means)
-
-    return _xla.cond_any(plain.out_of_range(eps) | plain.far(), again, lambda: plain)
+    means = _xla.cond_any(out, in_units, lambda: plain)
+    far, step = means.far(), lax.stop_gradient(means.d / means.unit)
+    nearer = jnp.where(far, shift + step, shift)
+    return _xla.cond_any(far, lambda: around(nearer, means.unit), lambda: means)
 
 
 def _means_around(
