@@ -17,7 +17,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
-from bnjax.layout import accumulator_dtype
+from bnjax.layout import accumulator_dtype, channel_vector
 
 Axis = int | Sequence[int]
 _FLOATS = [jnp.dtype(name) for name in ("float16", jnp.bfloat16, "float32", "float64")]
@@ -115,7 +115,7 @@ def per_channel(
             f"{function}: `{name}` must have shape {shape} to match axis {axes} of `x` with shape "
             f"{x.shape}; got {array.shape}."
         )
-    return array.astype(accumulator_dtype(x.dtype)).reshape(-1)
+    return channel_vector(array.astype(accumulator_dtype(x.dtype)), x, features)
 
 
 def sample_weights(function: str, where: ArrayLike | None, x: Array) -> Array | None:
