@@ -32,8 +32,9 @@ class Layer(NamedTuple):
     evaluate: Callable[..., Array] | None
 
 
-def ours(x, gamma, beta, *, axis, axis_name=None, rule="vjp"):
-    return bnjax.batch_norm(x, gamma, beta, axis=axis, axis_name=axis_name, rule=rule, eps=EPS)[0]
+def ours(x, gamma, beta, *, axis, axis_name=None, rule="vjp", library=bnjax):
+    options = {"axis": axis, "axis_name": axis_name, "rule": rule, "eps": EPS}
+    return library.batch_norm(x, gamma, beta, **options)[0]
 
 
 def evaluate_ours(x, mean, var, gamma, beta, *, axis):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bnjax import training
+import bnjax
+from bnjax import network, training
 from bnjax.network import Dense, Network, NormDense, Params
 
 
@@ -61,11 +63,11 @@ def bnjax_epoch(task: Task) -> Trainer:
     return Trainer(epoch, lambda: train_state.params)
 
 
-def bnjax_fit(task: Task, net: Network) -> Trainer:
-    """Train by `training.fit`, one epoch per call; the shuffle is in the program."""
+def bnjax_fit(task: Task, net: Network, library: ModuleType = bnjax) -> Trainer:
+    """Train by `training.fit` of this or another bnjax, one epoch per call, shuffled in it."""
     optimizer = optax.sgd(task.learning_rate)
-    start = training.init(net, optimizer, jax.random.key(0))
-    run = training.fit(
+    start = library.training.init(net, optimizer, jax.random.key(0))
+    run = library.training.fit(
         net,
         optimizer,
         start,
@@ -83,7 +85,10 @@ def bnjax_fit(task: Task, net: Network) -> Trainer:
         params = progress.train_state.params
         jax.block_until_ready((progress.train_state, progress.costs))
 
-    return Trainer(epoch, lambda: params)
+    def own() -> Params:  # another bnjax has classes of its own
+        return tuple(getattr(network, type(layer).__name__)(*layer) for layer in params)
+
+    return Trainer(epoch, own)
 
 
 def products(task: Task) -> Trainer:

@@ -1,9 +1,10 @@
 """Batch normalization, forward and forward + backward, beside the peers and the streaming limit.
 
 Run: python benchmarks/batch_norm.py [--rounds N] [--seconds S] [--shapes 0 3 ...] [--json]
-                                     [--device cpu|gpu] [--forward]
+                                     [--device cpu|gpu] [--forward] [--against REV]
 
-Everything under one jit each, interleaved in one process. "limit" is twice the time of
+Everything under one jit each, interleaved in one process. With --against, only this bnjax and that
+of another revision, by each rule, as the first over the second. "limit" is twice the time of
 `(x * 1.5, dy * 1.5)`, the eight arrays that two passes forward and two backward must move: a row's
 limit / time is the fraction of the measured copy bandwidth that it achieves.
 """
@@ -21,8 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _timing import machine
+from _versions import checkout, load
+
+import bnjax
 
 CASES: tuple[tuple[tuple[int, ...], int, str], ...] = (
+    ((60, 100), -1, "float32"),
     ((64, 128), -1, "float32"),
     ((128, 512), -1, "float32"),
     ((1024, 1024), -1, "float32"),
@@ -35,6 +40,7 @@ CASES: tuple[tuple[tuple[int, ...], int, str], ...] = (
     ((32, 28, 28, 128), -1, "bfloat16"),
 )
 BNJAX = "bnjax"
+RULES = ("vjp", "jvp", "autodiff")
 
 
 def jax_candidates() -> tuple[dict[str, Callable[..., jax.Array]], list[str]]:
@@ -131,7 +137,7 @@ def measure(case, options, candidates, torch) -> dict[str, Any]:
     limit = [t * passes / 2 for t in table.pop("stream")]
     peers = [n for n in table if not n.startswith("bnjax") and n != "torch"]
     fastest = min(peers, key=lambda n: min(table[n])) if peers else None
-    unit = "flax linen" if "flax linen" in table else BNJAX
+    unit = "flax linen" if "flax linen" in table else names[0]
     rows = {
         name: {
             "best_ms": 1e3 * min(times),
@@ -151,6 +157,13 @@ def measure(case, options, candidates, torch) -> dict[str, Any]:
         "fastest_jax_peer": fastest,
         "rows": rows,
     }
+
+
+def show_versions(result: dict[str, Any], what: str) -> None:
+    shape = "x".join(map(str, result["shape"]))
+    for rule in RULES:
+        new, old = (result["rows"][f"{name}, {rule}"]["best_ms"] for name in (BNJAX, "before"))
+        print(f"| {shape}, {result['dtype']} | {what} | {rule} | {new:.4f} | {new / old:.2f} |")
 
 
 def ratio(times, others) -> float:
@@ -180,6 +193,7 @@ def main() -> None:
     parser.add_argument("--shapes", type=int, nargs="*", help="which of the cases, from 0")
     parser.add_argument("--device", choices=("cpu", "gpu"), help="JAX's default otherwise")
     parser.add_argument("--forward", action="store_true", help="the forward pass only")
+    parser.add_argument("--against", metavar="REV", help="a commit to be compared with, alone")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args()
     if options.device:
@@ -190,16 +204,29 @@ def main() -> None:
     except ModuleNotFoundError:
         torch = None
         missing.append("torch")
+    if options.against:
+        with checkout(options.against) as folder:
+            versions = {BNJAX: bnjax, "before": load(folder)}
+        candidates = {
+            f"{name}, {rule}": partial(_layers.ours, rule=rule, library=library)
+            for name, library in versions.items()
+            for rule in RULES
+        }
+        missing, torch = [], None
     what = "forward" if options.forward else "forward + backward"
     chosen = [CASES[i] for i in options.shapes] if options.shapes else CASES
     if not options.json:
         print(machine())
-        print(f"peers not installed: {', '.join(missing) or 'none'}")
+        if options.against:
+            print(f"\n| shape, dtype | | rule | best ms | / {options.against} |")
+            print("|---|---|---|---:|---:|")
+        else:
+            print(f"peers not installed: {', '.join(missing) or 'none'}")
     results = []
     for case in chosen:
         results.append(measure(case, options, candidates, torch))
         if not options.json:
-            show(results[-1], what)
+            (show_versions if options.against else show)(results[-1], what)
     if options.json:
         print(
             json.dumps({"machine": machine(), "what": what, "missing": missing, "cases": results})

@@ -22,6 +22,7 @@ two busy cores. On the large network it gets all.
     python benchmarks/train.py
     python benchmarks/train.py --task large --rounds 10 --check
     python benchmarks/train.py --task digits --rounds 200 --json
+    python benchmarks/train.py --task digits --against HEAD~1
 """
 
 import argparse
@@ -48,6 +49,7 @@ from _trainers import (
     products,
     torch_trainers,
 )
+from _versions import checkout, load
 
 from bnjax import network, training
 from bnjax.app import data as datasets
@@ -101,8 +103,16 @@ def large(learning_rate: float, samples: int) -> Task:
     return Task(net, 128, learning_rate, x, np.eye(10, dtype=np.float32)[labels], params)
 
 
-def make_trainers(name: str, task: Task, threads: int) -> tuple[dict[str, Trainer], list[str]]:
+def make_trainers(
+    name: str, task: Task, threads: int, against: str | None
+) -> tuple[dict[str, Trainer], list[str]]:
     """Make all ways to train whose library is there; name the others."""
+    if against is not None:
+        with checkout(against) as folder:
+            before = load(folder)
+        net = before.Network(task.net.sizes)
+        trainers = {BASELINE: bnjax_fit(task, task.net)}
+        return trainers | {f"{BASELINE}, at {against}": bnjax_fit(task, net, before)}, []
     plain = Network(task.net.sizes, norm=False)
     trainers = {
         BASELINE: bnjax_fit(task, task.net),
@@ -176,7 +186,7 @@ def time_epochs(name: str, options: argparse.Namespace) -> tuple[dict, list[dict
     rate = options.learning_rate
     task = digits(rate or 0.5) if name == "digits" else large(rate or 0.05, options.samples)
     threads = options.torch_threads or (1 if name == "digits" else os.cpu_count())
-    trainers, missing = make_trainers(name, task, threads)
+    trainers, missing = make_trainers(name, task, threads, options.against)
     costs = {}
     epochs = options.check_epochs
     for way, trainer in trainers.items():
@@ -261,6 +271,7 @@ def main() -> None:
     parser.add_argument("--torch-threads", type=int, metavar="N", help="(digits: 1; large: all)")
     parser.add_argument("--check-epochs", type=int, default=5, help="before the costs (5)")
     parser.add_argument("--check", action="store_true", help="exit 1 if a ratio is missed")
+    parser.add_argument("--against", metavar="REV", help="time this bnjax and that commit's, alone")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
 

@@ -7,6 +7,7 @@ the name the user called.
 import math
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from functools import partial
 from numbers import Real
 from operator import index
 from typing import Any
@@ -64,7 +65,7 @@ def result_dtype(function: str, dtype: DTypeLike | None) -> jnp.dtype | None:
         found = jnp.dtype(dtype)
     except TypeError:
         found = None
-    if found not in _FLOATS:
+    if found is None or found not in _FLOATS:  # None is equal to float64's dtype
         raise TypeError(
             f"{function}: `dtype` must be None for that of `x`, or one of float16, bfloat16, "
             f"float32 and float64; got {dtype!r}."
@@ -122,19 +123,51 @@ def sample_weights(function: str, where: ArrayLike | None, x: Array) -> Array | 
     """Return `where` as constant weights of x's rank in the sums' dtype, or None."""
     if where is None:
         return None
-    array = where if isinstance(where, Array) else jnp.asarray(where)
-    real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
-    if not (real or array.dtype == jnp.bool_):
-        raise TypeError(
-            f"{function}: `where` must be a boolean mask or real weights; got {array.dtype}."
-        )
+    array = weights(function, where, accumulator_dtype(x.dtype))
     shape = (1,) * (x.ndim - array.ndim) + array.shape
     if len(shape) != x.ndim or any(w not in (1, s) for w, s in zip(shape, x.shape, strict=True)):
         raise ValueError(
             f"{function}: `where` must be broadcastable to `x` with shape {x.shape}; "
             f"got {array.shape}."
         )
-    return jax.lax.stop_gradient(array.astype(accumulator_dtype(x.dtype)).reshape(shape))
+    return jax.lax.stop_gradient(array.reshape(shape))
+
+
+def weights(function: str, where: ArrayLike, dtype: jnp.dtype) -> Array:
+    """Return a mask or weights in `dtype`; refuse what is negative, infinite or NaN.
+
+    Where the values are traced, each of these becomes NaN, and so does all that it weighs.
+    """
+    with jax.ensure_compile_time_eval():  # under jit, too, what is not traced is known
+        array = where if isinstance(where, Array) else jnp.asarray(where)
+    if array.dtype == jnp.bool_ or jnp.issubdtype(array.dtype, jnp.unsignedinteger):
+        return array.astype(dtype)
+    if not jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.kind != "i":
+        raise TypeError(
+            f"{function}: `where` must be a boolean mask or real weights; got {array.dtype}."
+        )
+    if not known(array):
+        cast = array.astype(dtype)
+        return jnp.where(_are_weights(cast), cast, jnp.nan)
+    with jax.ensure_compile_time_eval():
+        valid = bool(_all_weights(array, dtype))
+    if not valid:
+        values = jax.device_get(array).astype(dtype).ravel()
+        wrong = [value for value in values.tolist() if not 0 <= value < math.inf]
+        raise ValueError(
+            f"{function}: `where` must hold finite weights >= 0; got {wrong[0]} in {len(wrong)} of "
+            f"{len(values)} places. Give samples that are not to count the weight 0."
+        )
+    return array.astype(dtype)
+
+
+def _are_weights(w: Array) -> Array:
+    return (w >= 0) & (w < jnp.inf)
+
+
+@partial(jax.jit, static_argnums=1)  # one program, which writes out nothing of w's size
+def _all_weights(array: Array, dtype: jnp.dtype) -> Array:
+    return jnp.all(_are_weights(array.astype(dtype)))
 
 
 def single_value(x: Array, features: tuple[int, ...]) -> bool:

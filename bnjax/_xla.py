@@ -74,6 +74,16 @@ def rounded_product(a: Array, b: Array) -> Array:
     return jnp.where(a == a, a * b, jnp.nan)  # NaN in any case where a is
 
 
+def as_written(factor: Array) -> Array:
+    """Return a scaled number so that products with it are formed in the order they are written in.
+
+    XLA computes (a/b)(a/b) as a²/b², and (a b)(a b) as a² b² where a is a constant: the squares
+    overflow or underflow where the scaled number, which is near one, does not. Remove it when XLA
+    keeps the order of floating-point products.
+    """
+    return lax.optimization_barrier(factor)
+
+
 def separate(partial_sum: Array) -> Array:
     """Return a partial sum, which XLA then does not merge with the sum over it.
 

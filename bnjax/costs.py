@@ -16,7 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bnjax._checks import unknown_name
+from bnjax._checks import unknown_name, weights
+from bnjax._xla import as_written
+from bnjax.layout import accumulator_dtype
+from bnjax.moments import scale_to_one
 
 
 class Cost(NamedTuple):
@@ -95,11 +98,15 @@ def mean(values: Array, where: Array | None = None) -> Array:
 
     Args:
         values: C_s, (B,).
-        where: None, or w, (B,): a mask or weights ≥ 0. A C_s under zero weight influences
-            nothing, NaN included.
+        where: None, or w, (B,): a mask or finite weights ≥ 0, whose scale does not matter. A C_s
+            under zero weight influences nothing, NaN included.
 
     Returns:
-        The mean, a scalar; 0 where no sample has weight.
+        The mean, a scalar; 0 where no sample has weight, NaN where a traced weight is none.
+
+    Raises:
+        TypeError: where is neither boolean nor real.
+        ValueError: A weight is negative, infinite or NaN, where its value is known.
 
     Example:
         >>> print(mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])))
@@ -107,9 +114,16 @@ def mean(values: Array, where: Array | None = None) -> Array:
     """
     if where is None:
         return jnp.mean(values)
-    w = where.astype(values.dtype)
+    p = fractions("costs.mean", where, values.dtype)
+    return jnp.sum(jnp.where(where != 0, p * values, 0)).astype(values.dtype)
+
+
+def fractions(function: str, where: Array, dtype: jnp.dtype) -> Array:
+    """Return w / Σ w in the sums' dtype, (B,): 0 where no sample has weight."""
+    w = weights(function, where, accumulator_dtype(dtype))
+    w = as_written(w * scale_to_one(jnp.mean(w)))
     total = jnp.sum(w)
-    return jnp.sum(jnp.where(w > 0, w * values, 0)) / jnp.where(total > 0, total, 1)
+    return w / jnp.where(total == 0, 1, total)
 
 
 def output_error(cost: str, y: Array, targets: Array, where: Array | None = None) -> Array:
@@ -119,10 +133,14 @@ def output_error(cost: str, y: Array, targets: Array, where: Array | None = None
         cost: One of the names in `COSTS`.
         y: Logits, (B, n_out).
         targets: φ, (B, n_out).
-        where: None, or w, (B,): a mask or weights ≥ 0.
+        where: None, or w, (B,): as in `mean`.
 
     Returns:
         Δᴸ, (B, n_out); 0 where the weight is zero.
+
+    Raises:
+        TypeError: As in `mean`.
+        ValueError: As in `mean`.
 
     Example:
         >>> print(output_error("squared_error", jnp.array([[3.0]]), jnp.array([[1.0]])))
@@ -131,6 +149,5 @@ def output_error(cost: str, y: Array, targets: Array, where: Array | None = None
     error = get(cost).error(y, targets)
     if where is None:
         return error / y.shape[0]
-    w = where.astype(y.dtype)[:, None]
-    total = jnp.sum(w)
-    return jnp.where(w > 0, w * error, 0) / jnp.where(total > 0, total, 1)
+    p = fractions("costs.output_error", where, y.dtype)[:, None]
+    return jnp.where(where[:, None] != 0, p * error, 0).astype(error.dtype)

@@ -41,7 +41,8 @@ def fold(net: Network, params: Params, state: State) -> tuple[Network, tuple[Den
 
     Raises:
         ValueError: The network is not normalized, `params` or `state` does not belong to it, or
-            some channel has seen no batch (where that can be known: see `bn_apply`).
+            some channel has seen no batch. Where the state is traced that cannot be known: such a
+            channel's W' and b' are NaN.
 
     Example:
         >>> net = network.Network((2, 3, 1))
@@ -57,17 +58,16 @@ def fold(net: Network, params: Params, state: State) -> tuple[Network, tuple[Den
             "network has nothing to fold: `apply` runs it as it is."
         )
     network.check_params("fold", net, params, state)
-    state = network.inference_statistics(net, state)
-    population.check_seen("fold", state)
-    seen = iter(state)
+    seen = iter(population.check_seen("fold", network.inference_statistics(net, state)))
     folded = []
     for layer in params:
         if isinstance(layer, Dense):
             folded.append(layer)
             continue
-        mean, var, _, _, remainder = next(seen)
+        one = next(seen)
         W, gamma, beta = layer
-        folded.append(Dense(*_fold(W, None, gamma, beta, (mean, remainder), var, net.eps, -1)))
+        means = one.mean, one.remainder
+        folded.append(Dense(*_fold(W, None, gamma, beta, means, one.var, net.eps, -1)))
     return replace(net, norm=False, norm_output=False), tuple(folded)
 
 

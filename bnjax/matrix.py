@@ -84,11 +84,11 @@ def kernel_times(residuals: Residuals, t: Array) -> Array:
 def deviation(residuals: Residuals) -> Array:
     """Return a (x − μ), (B, n), 0 where w = 0."""
     x, w, split = residuals.x, residuals.weights, residuals.split
-    x = x if w is None else jnp.where(w > 0, x, 0)
+    x = x if w is None else jnp.where(w != 0, x, 0)
     view = layout.of(x, (1,))
     d = moments.deviation(view.view(x), split, view).reshape(x.shape)
     d -= (split.remainder * split.unit)[None]
-    return d if w is None else jnp.where(w > 0, d, 0)
+    return d if w is None else jnp.where(w != 0, d, 0)
 
 
 def scale_row(residuals: Residuals) -> Array:
@@ -100,4 +100,5 @@ def unpack(residuals: Residuals) -> Intermediates:
     """Return x̂, r and the moments that the residuals stand for."""
     split, inv_std = residuals.split, residuals.inv_std
     x_hat = deviation(residuals) * inv_std[None]
-    return Intermediates(x_hat, inv_std * split.unit, Moments(*split.natural(), split.count))
+    found = Moments(*split.natural(), split.count, split.effective_count)
+    return Intermediates(x_hat, inv_std * split.unit, found)

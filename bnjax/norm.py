@@ -44,9 +44,10 @@ def batch_norm(
         beta: β, the shift: the same shape. None stands for 0.
         axis: The feature axis or axes; all others are averaged over.
         eps: ε ≥ 0, added to the variance; static. Where σ² + ε = 0, y = β and the gradient is 0.
-        where: None, a boolean mask or weights w ≥ 0, broadcastable to x. Values under a zero
-            weight shape no moments, whatever they are; y there is as `masked` says. Weights are
-            constants.
+        where: None, a boolean mask or finite weights w ≥ 0, broadcastable to x, whose scale does
+            not matter. Values under a zero weight shape no moments, whatever they are; y there is
+            as `masked` says. Weights are constants. Where they are traced, a weight that is
+            negative, infinite or NaN makes all results of its channel NaN.
         axis_name: Mesh or vmapped axes over which the batch is spread, under `shard_map`, `pmap`
             or `vmap`: one name or a tuple of names. The moments are those of the whole, whatever
             weight each shard has. One all_gather forward, one psum backward.
@@ -71,8 +72,9 @@ def batch_norm(
     Raises:
         TypeError: x, gamma, beta or where has a dtype that cannot be normalized, or `dtype` is not
             floating.
-        ValueError: A shape, axis, eps, rule, masked or group does not fit, or each channel has but
-            one value (unless that is allowed, or `where` or `axis_name` hides how many there are).
+        ValueError: A shape, axis, eps, rule, masked or group does not fit; a weight is negative,
+            infinite or NaN, where its value is known; or each channel has but one value (unless
+            that is allowed, or `where` or `axis_name` hides how many there are).
 
     Example:
         >>> import jax.numpy as jnp

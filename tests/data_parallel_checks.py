@@ -124,6 +124,57 @@ def test_devices_that_normalize_by_themselves_average_what_they_find(key, gradie
     close(got.state, (state,))
 
 
+@pytest.mark.parametrize("sync", [True, False])
+def test_the_scale_of_the_weights_does_not_matter(key, sync, rng):
+    net, optimizer, mesh = NETS["bn"], optax.sgd(0.3), training.data_mesh()
+    start, x, targets = jax.tree.map(
+        lambda a: a.astype(np.float32) if a.dtype == np.float64 else a,
+        (training.init(net, optimizer, key), X[:40], TARGETS[:40]),
+    )
+    where = np.where(np.arange(40) > 6, rng.uniform(0.1, 1, 40), 0).astype(np.float32)
+    step = training.make_step(net, optimizer, axis_name="data", sync_statistics=sync)
+    specs = {"in_specs": (P(), *(P("data"),) * 3), "out_specs": P()}
+    spread = jax.jit(jax.shard_map(step, mesh=mesh, **specs))
+    wanted = spread(start, x, targets, where)
+    if sync:
+        alone = jax.jit(training.make_step(net, optimizer))(start, x, targets, where)
+        chex.assert_trees_all_close(on_host(wanted), on_host(alone), rtol=1e-4, atol=1e-6)
+    mask = where > 0
+    for c in (1e-30, 1e-10, 1e10, 1e30):
+        got = spread(start, x, targets, np.float32(c) * where)
+        chex.assert_trees_all_close(on_host(got), on_host(wanted), rtol=1e-5, atol=1e-6)
+        got = spread(start, x, targets, np.float32(c) * mask)
+        masked = spread(start, x, targets, mask.astype(np.float32))
+        chex.assert_trees_all_close(on_host(got), on_host(masked), rtol=1e-5, atol=1e-6)
+    # one weight that is none, on one device
+    where[30] = -1
+    after, value = spread(start, x, targets, where)
+    assert np.isnan(value) and all(np.isnan(a).all() for a in jax.tree.leaves(after.params[0].W))
+    (seen,) = after.state
+    assert seen.batches.tolist() == [0 if sync else 1] * 5 and seen.skipped.tolist() == [1] * 5
+
+
+def test_devices_that_normalize_by_themselves_lose_no_small_variance_and_stay_at_the_last_count():
+    state = population.init(2)
+    mesh, most = training.data_mesh(), np.iinfo(np.int32).max
+
+    def average(state, mean, var, n):
+        moments = Moments(mean[0], var[0], n[0])
+        return population.update(state, moments, decay=None, axis_name="data")
+
+    rows = (P("data"),) * 3
+    update = jax.jit(jax.shard_map(average, mesh=mesh, in_specs=(P(), *rows), out_specs=P()))
+    var = (np.arange(1, 9)[:, None] * [1e-30, 1e30]).astype(np.float32)
+    mean, n = 0 * var, np.full((8, 2), 2, np.float32)
+    n[0] = 1  # has no variance
+    state = update(state, mean, var, n)
+    np.testing.assert_allclose(state.var, 2 * var[1:].mean(0), rtol=5e-7)
+    full = state._replace(batches=np.full(2, most, np.int32))
+    after = update(full, mean, 2 * var, n)
+    assert after.batches.tolist() == [most, most]
+    assert np.all(np.asarray(after.var_remainder) != state.var_remainder)  # it still goes in
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_a_step_is_one_whatever_is_checked(key, name, rng):

@@ -48,6 +48,7 @@ def collectives(f, *args):
 def wanted(x=X, where=None):
     """y, moments and all gradients of the whole batch, from the equations."""
     y, *moments = reference.batch_norm(x, GAMMA, BETA, weights=where)[:4]
+    moments.append(reference.effective_count(x, weights=where))
     pulled = reference.pull_back(x, Y_BAR, GAMMA, weights=where, mean_bar=MEAN_BAR, var_bar=VAR_BAR)
     return y, moments, pulled
 

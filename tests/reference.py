@@ -26,6 +26,15 @@ def batch_norm(x, gamma=1.0, beta=0.0, *, axis=(-1,), eps=1e-5, weights=None):
     return gamma * x_hat + beta, mean, var, n, x_hat, r
 
 
+def effective_count(x, *, axis=(-1,), weights=None):
+    """(Σ w)²/Σ w² of P.2 per channel with kept axes; 0 without weight."""
+    features = {a % np.ndim(x) for a in axis}
+    samples = tuple(a for a in range(np.ndim(x)) if a not in features)
+    w = np.broadcast_to(1.0 if weights is None else np.asarray(weights, np.float64), np.shape(x))
+    total, squares = w.sum(samples, keepdims=True), (w * w).sum(samples, keepdims=True)
+    return total**2 / np.where(squares > 0, squares, 1)
+
+
 def pull_back(
     x, y_bar, gamma=1.0, *, axis=(-1,), eps=1e-5, weights=None, mean_bar=0.0, var_bar=0.0
 ):

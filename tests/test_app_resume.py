@@ -328,6 +328,37 @@ def test_damaged_checkpoints_are_named_and_the_run_goes_on_all_the_same(deep, tm
 
 
 @pytest.mark.slow
+def test_a_run_from_before_the_variance_had_a_remainder_goes_on(deep, tmp_path, capsys):
+    import orbax.checkpoint as ocp
+
+    folder = tmp_path / "run"
+    shutil.copytree(deep, folder)
+    (folder / "summary.json").unlink()
+    shutil.rmtree(folder / "checkpoints" / "epoch_4")
+    path = folder / "checkpoints" / "epoch_2"
+    with ocp.StandardCheckpointer() as checkpointer:
+        arrays = checkpointer.restore((path / "state").resolve())
+    for kinds in arrays["networks"]["bn"]["state"]:
+        for one in kinds:
+            del one["var_remainder"]
+    about = checkpoints.about(folder, 2)
+    del about["statistics"]
+    checkpoints.write(folder, Checkpoint(2, arrays, about), keep=1)
+    assert run(["train", "--resume", str(folder)]) == 0
+    assert f"going on from the checkpoint of epoch 2 in {folder}" in capsys.readouterr().err
+    ours, theirs = (load(path / "params_bn.npz") for path in (folder, deep))
+    for key, array in ours.items():
+        if array.dtype.kind == "f" and "remainder" not in key:
+            np.testing.assert_allclose(array, theirs[key], rtol=1e-14)
+        if key.split(".")[-1] in ("W", "gamma", "beta", "b"):
+            assert array.tobytes() == theirs[key].tobytes()
+    del ours["layer0.var_remainder"]
+    np.savez(folder / "params_bn.npz", **ours)
+    (state,) = saved.load_run(folder).networks["bn"].state
+    assert not np.any(state.var_remainder) and state.var_remainder.shape == state.var.shape
+
+
+@pytest.mark.slow
 def test_a_longer_run_is_what_it_would_have_been(task, deep, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(deep, folder)

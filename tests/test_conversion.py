@@ -374,7 +374,7 @@ def test_conversions_run_in_jit_and_undo_each_other():
 
     state = around(STATE, 4.0)
     # the one n that was not given twice: biased it stays
-    for got, wanted, factor in zip(state, STATE, (1, 3 / 4, 1, 1, 1), strict=True):
+    for got, wanted, factor in zip(state, STATE, (1, 3 / 4, 1, 1, 1, 1), strict=True):
         assert got.dtype == wanted.dtype and got.shape == wanted.shape
         same(got, wanted * factor)
 

@@ -226,7 +226,7 @@ def biased_statistics(monkeypatch):
     original = population.update
 
     def update(state, moments, **more):
-        mean, var, n = moments
+        mean, var, n, _ = moments
         return original(state, type(moments)(mean, var * (n - 1) / n, n), **more)
 
     for room in (population, population.running):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference
 
-from bnjax import Network, bn_apply, cost, init, network, normalize, population
+from bnjax import Network, bn_apply, cost, fold, init, network, normalize, population
 from bnjax.training import measure_population
 
 rng = np.random.default_rng(0)
@@ -111,12 +111,14 @@ def test_statistics_of_no_batch_are_refused_where_they_are_known():
         bn_apply(NET, PARAMS, broken, X, train=False)
 
 
-def test_statistics_of_no_batch_are_zero_and_one_where_they_are_not_known():
+def test_statistics_of_no_batch_evaluate_to_nan_where_they_are_not_known():
     net = Network((4, 3), norm_output=True)
-    params, state = init(net, jax.random.key(0))
-    np.testing.assert_allclose(
-        evaluate(net, params, state, X), X @ params[0].W / (1 + 1e-5) ** 0.5, rtol=1e-12
-    )
+    params, (unseen,) = init(net, jax.random.key(0))
+    state = (seen((unseen,))[0]._replace(batches=jnp.array([1, 0, 1], jnp.int32)),)
+    assert np.isnan(evaluate(net, params, state, X)).all(0).tolist() == [False, True, False]
+    W, b = jax.jit(lambda state: fold(net, params, state)[1])(state)[0]
+    assert np.isnan(b).tolist() == [False, True, False]
+    assert np.isnan(W).all(0).tolist() == [False, True, False]
 
 
 # --- measured -------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def read(run: Path, epoch: int, template: Any) -> Checkpoint:
             raise ValueError(f"{name} is missing")
         if wanted.get(name) != found[name]:
             raise ValueError(f"{name} is not what was written")
-    about = json.loads((path / "about.json").read_text(encoding="utf-8"))
+    figures = about(run, epoch)
     with _checkpointer() as checkpointer:
         arrays = checkpointer.restore(
             (path / "state").resolve(), args=ocp.args.StandardRestore(template)
@@ -136,7 +136,12 @@ def read(run: Path, epoch: int, template: Any) -> Checkpoint:
     for got, like in zip(jax.tree.leaves(arrays), jax.tree.leaves(template), strict=True):
         if (got.shape, got.dtype) != (like.shape, like.dtype):
             raise ValueError(f"an array is {got.dtype}{got.shape}, not {like.dtype}{like.shape}")
-    return Checkpoint(epoch, arrays, about)
+    return Checkpoint(epoch, arrays, figures)
+
+
+def about(run: Path, epoch: int) -> dict[str, Any]:
+    """Read the small figures of the checkpoint of an epoch."""
+    return json.loads((_path(run, epoch) / "about.json").read_text(encoding="utf-8"))
 
 
 def _checkpointer() -> Any:

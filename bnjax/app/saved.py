@@ -154,6 +154,11 @@ def covered(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> int:
     return epoch
 
 
+def statistics(fields: Mapping[str, Any]) -> PopulationState:
+    """Return statistics from their fields; runs of before have no `var_remainder`."""
+    return PopulationState(**{"var_remainder": 0 * fields["var"], **fields})
+
+
 def _layers(arrays: Mapping[str, np.ndarray]) -> tuple[Params, State]:
     params, state = [], []
     while f"layer{len(params)}.W" in arrays:
@@ -165,7 +170,8 @@ def _layers(arrays: Mapping[str, np.ndarray]) -> tuple[Params, State]:
         }
         if "gamma" in parts:
             params.append(NormDense(*(parts[key] for key in NormDense._fields)))
-            state.append(PopulationState(*(parts[key] for key in PopulationState._fields)))
+            fields = {key: parts[key] for key in PopulationState._fields if key in parts}
+            state.append(statistics(fields))
         else:
             params.append(Dense(*(parts[key] for key in Dense._fields)))
     return tuple(params), tuple(state)

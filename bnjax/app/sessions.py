@@ -1,6 +1,6 @@
 """A run on its way: its networks and what has been seen of them, saved and taken up again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,11 @@ from bnjax.app.options import Train
 from bnjax.app.progress import say
 from bnjax.app.runs import RunFolder
 from bnjax.network import Network, State
+from bnjax.population import PopulationState
 from bnjax.training import TrainState
+
+# of the statistics in checkpoints that do not say what they hold
+_FIRST_FIELDS = ("mean", "var", "batches", "skipped", "remainder")
 
 
 @dataclass
@@ -89,6 +93,7 @@ def save(session: Session) -> None:
         "seconds": {name: run.seconds for name, run in runs},
         "checks": session.checks,
         "diverged": session.diverged,
+        "statistics": PopulationState._fields,
     }
     checkpoint = Checkpoint(session.epoch, arrays, about)
     session.folder.write_checkpoint(checkpoint, keep=session.options.keep)
@@ -101,9 +106,10 @@ def take_up(session: Session, path: Path) -> None:
     dtype = jnp.result_type(float)
 
     def template(epoch: int) -> dict[str, Any]:
+        fields = checkpoints.about(path, epoch).get("statistics", _FIRST_FIELDS)
         return {
             "key": np.asarray(jax.random.key_data(session.key)),
-            "networks": {name: _to_disk(run) for name, run in runs.items()},
+            "networks": {name: _to_disk(run, fields) for name, run in runs.items()},
             "inputs": {name: np.zeros((epoch + 1, 3, n), dtype) for name, n in widths.items()},
         }
 
@@ -134,15 +140,17 @@ def take_up(session: Session, path: Path) -> None:
             run.divergence = Divergence(*about["diverged"][name])
 
 
-def _to_disk(run: Run) -> Any:
+def _to_disk(run: Run, fields: Sequence[str] = PopulationState._fields) -> Any:
     """Return a train state as checkpoints hold it: a normalization's statistics side by side."""
     train_state = jax.tree.map(np.asarray, run.here)
     each = sum(run.net.normalized)
-    kinds = (train_state.state[first : first + each] for first in (0, each))
+    state = [{field: getattr(one, field) for field in fields} for one in train_state.state]
+    kinds = (state[first : first + each] for first in (0, each))
     return train_state._replace(state=tuple(zip(*kinds, strict=True)))
 
 
 def _from_disk(train_state: Any) -> TrainState:
     """Return the train state of a checkpoint: all statistics of a kind, then those of the next."""
     kinds = zip(*train_state.state, strict=True)
-    return train_state._replace(state=tuple(one for kind in kinds for one in kind))
+    state = tuple(saved.statistics(one) for kind in kinds for one in kind)
+    return train_state._replace(state=state)

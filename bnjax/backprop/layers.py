@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from bnjax import activations, costs, matrix
-from bnjax._checks import unknown_name
+from bnjax._checks import unknown_name, weights
+from bnjax.layout import accumulator_dtype
 from bnjax.moments import Moments
 from bnjax.network import (
     Dense,
@@ -90,8 +91,8 @@ def value_and_grad(
         params: As `network.init` gives them.
         x: Inputs, (B, n_in).
         targets: φ, (B, n_out).
-        where: None, or w, (B,): a mask or weights ≥ 0, one per sample. Samples of zero weight
-            influence nothing, NaN included.
+        where: None, or w, (B,): a mask or finite weights ≥ 0, one per sample, whose scale does not
+            matter. Samples of zero weight influence nothing, NaN included.
         statistics: "batch": μ and σ² depend on x, and the gradient is that of the cost. "frozen":
             the batch's own μ and σ² are held constant, as S4 (4) does (D.13); that is the gradient
             of nothing.
@@ -103,7 +104,8 @@ def value_and_grad(
 
     Raises:
         TypeError: x, params or where has a dtype that cannot be normalized.
-        ValueError: An argument does not fit the network, or statistics is unknown.
+        ValueError: An argument does not fit the network, a weight is negative, infinite or NaN
+            where its value is known (elsewhere the results are NaN), or statistics is unknown.
 
     Example:
         >>> net = Network((2, 1), norm=False, cost="squared_error")
@@ -223,6 +225,8 @@ def _both_passes(
     if statistics not in STATISTICS:
         raise ValueError(unknown_name(function, "statistics", statistics, STATISTICS))
     check_batch_arguments(function, net, params, x, where=where, targets=targets)
+    if where is not None:
+        where = weights(function, where, accumulator_dtype(x.dtype))
 
     def normalized(
         layer: NormDense, x: Array, w: Array | None, _: object
@@ -270,6 +274,6 @@ def _pull_back_frozen(
     """Pull back with μ and σ² held constant: γ r Δ stands for K(Δ) (D.13)."""
     x_hat, inv_std, _ = matrix.unpack(residuals)
     t = y_bar.astype(inv_std.dtype)
-    valid = t if residuals.weights is None else jnp.where(residuals.weights > 0, t, 0)  # D.17
+    valid = t if residuals.weights is None else jnp.where(residuals.weights != 0, t, 0)  # D.17
     x_bar = matrix.scale_row(residuals) * valid  # D.13
     return x_bar.astype(y_bar.dtype), jnp.sum(t * x_hat, 0), jnp.sum(t, 0)  # D.5

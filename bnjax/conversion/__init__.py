@@ -1,6 +1,6 @@
 """Running statistics and options of other libraries, to and from `PopulationState`.
 
-(P.2)  σ²_BN = Σ_k n_k/(n_k − 1) σ_k² / N_B
+(P.2)  σ²_BN = Σ_k ν_k/(ν_k − 1) σ_k² / N_B
 (P.7)  m_k = d m_(k−1) + (1 − d) μ_k,  m_0 = 0,  μ_BN ≈ m_k / (1 − d^k)
 
 ====================  ===================  =========  =========  =============  ==============
@@ -18,7 +18,7 @@ used in evaluation    m_k                  m_k        m_k        m_k/(1 − d^k)
 k is stored in        num_batches_tracked  no         no         counter        batches
 ====================  ===================  =========  =========  =============  ==============
 
-n is the number of values per channel in a batch, n_k of P.2.
+n is the number of values per channel in a batch, ν_k of P.2.
 
 Evaluation. A `PopulationState` holds the mean and variance that are used in evaluation. The
 converters import what the other library uses: `normalize` with these statistics and the library's ε

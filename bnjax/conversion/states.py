@@ -59,6 +59,7 @@ def import_state(
         batches=k,
         skipped=jnp.zeros(mean.shape, jnp.int32),
         remainder=jnp.zeros_like(mean),
+        var_remainder=jnp.zeros_like(var),
     )
 
 

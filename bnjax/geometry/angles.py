@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from bnjax._checks import finite_eps, floating, per_channel
+from bnjax._checks import finite_eps, floating, per_channel, weights
 from bnjax.geometry.vectors import Standardized, standardize_all
 from bnjax.layout import accumulator_dtype
 
@@ -96,7 +96,8 @@ def layer_angles(
 
     Raises:
         TypeError: An array is not floating.
-        ValueError: The shapes do not fit, or eps is out of its range.
+        ValueError: The shapes do not fit, eps is out of its range, or a weight is negative,
+            infinite or NaN, where its value is known.
 
     Example:
         >>> u = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
@@ -125,7 +126,7 @@ def _compute_angles(
     norm: bool,
 ) -> Angles:
     if w is not None:
-        delta = jnp.where(w > 0, delta / jnp.where(w > 0, w, 1), 0)  # D.17
+        delta = jnp.where(w != 0, delta / jnp.where(w == 0, 1, w), 0)  # D.17
     u_, x_, delta_ = standardize_all([u, x, delta], w)
     return angles_between(u_, x_, delta_, gamma, w, eps=eps, norm=norm)
 
@@ -143,7 +144,7 @@ def angles_between(
     """Compute the angles between vectors that are standardized already (G.1)."""
     batch = len(u.hat)
     count = jnp.asarray(batch, u.sd.dtype) if w is None else jnp.sum(w)
-    fraction = 1 / batch if w is None else w / jnp.where(count > 0, count, 1)
+    fraction = 1 / batch if w is None else w / jnp.where(count == 0, 1, count)
     cos1 = jnp.sum(fraction * delta.hat * x.hat, 0)
     orthogonal = delta.hat - cos1[None] * x.hat
     inputs = (fraction * u.hat).T
@@ -208,7 +209,8 @@ def _prepare_layer(
     dtype = accumulator_dtype(u.dtype, x.dtype, delta.dtype)
     u, x, delta = (array.astype(dtype) for array in (u, x, delta))
     gamma = None if gamma is None else gamma.astype(dtype)
-    return u, x, delta, gamma, None if where is None else where.astype(dtype)[:, None]
+    w = None if where is None else weights(function, where, dtype)[:, None]
+    return u, x, delta, gamma, w
 
 
 def _check_shapes(function: str, u: Array, x: Array, delta: Array, where: Array | None) -> None:

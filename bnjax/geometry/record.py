@@ -21,7 +21,8 @@ def observe(
         params: As returned by `network.init`.
         x: Inputs, (B, n_in), B ≥ 2.
         targets: φ, (B, n_out).
-        where: None, or w, (B,): a mask or weights ≥ 0, one per sample.
+        where: None, or w, (B,): a mask or finite weights ≥ 0, one per sample, whose scale does not
+            matter.
 
     Returns:
         One `Angles` per layer, first to last.

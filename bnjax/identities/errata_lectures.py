@@ -57,7 +57,7 @@ def _biased_twice(case: Case) -> Sides:
 @identity(
     "E.3",
     "S3, once: the variance for inference has the factor 1/(B − 1)",
-    "σ²_BN = Σ_k n_k/(n_k − 1) σ_k² / N_B,  σ²_BN ≠ Σ_k 1/(n_k − 1) σ_k² / N_B",
+    "σ²_BN = Σ_k ν_k/(ν_k − 1) σ_k² / N_B,  σ²_BN ≠ Σ_k 1/(ν_k − 1) σ_k² / N_B",
     "S3",
     scale="σ²",
     refuted=_biased_twice,

@@ -116,5 +116,5 @@ def initial_state(case: Case) -> Any:
     """Return the running statistics of the case's network before the first batch."""
     zero, one = np.zeros(case.width, case.dtype), np.ones(case.width, case.dtype)
     none = np.zeros(case.width, np.int32)
-    each: Any = (zero, one, none, none, zero)
+    each: Any = (zero, one, none, none, zero, zero)
     return tuple(population.PopulationState(*each) for _ in case.params)

@@ -42,7 +42,13 @@ SYMBOLS: dict[str, tuple[Symbol, ...]] = {
             "(B,)",
             "sample weights ≥ 0; 1 without weights, 0 and 1 for a mask; constant",
         ),
-        Symbol("n", "count", "(n_out,)", "Σ_s w_s; equal weights: B"),
+        Symbol("n", "count", "(n_out,)", "Σ_s w_s; without weights: B"),
+        Symbol(
+            "ν",
+            "effective_count",
+            "(n_out,)",
+            "effective count (Σ_s w_s)²/Σ_s w_s²; equal weights: B; a mask: n",
+        ),
         Symbol("t, v", "t", "(B, n_out)", "any two quantities with one value per sample"),
         Symbol("⟨t⟩", "", "(n_out,)", "weighted mean Σ_s w_s t_s / n; equal weights: Σ_s t_s / B"),
         Symbol("1", "ones", "(B,)", "the vector of ones"),
@@ -90,7 +96,7 @@ SYMBOLS: dict[str, tuple[Symbol, ...]] = {
         Symbol("M, M_i", "", "(B, B)", "the kernel of neuron i as a matrix, in units of γ r"),
     ),
     "Statistics for inference": (
-        Symbol("μ_k, σ_k², n_k", "Moments", "(n_out,)", "μ, σ² and n of mini-batch k"),
+        Symbol("μ_k, σ_k², n_k, ν_k", "Moments", "(n_out,)", "μ, σ², n and ν of mini-batch k"),
         Symbol("μ_BN, σ²_BN", "mean, var", "(n_out,)", "mean and variance for inference"),
         Symbol("r_BN", "", "(n_out,)", "(σ²_BN + ε)^(−1/2)"),
         Symbol("m_k", "", "(n_out,)", "running mean after k mini-batches, m_0 = 0"),

@@ -60,7 +60,7 @@ def rule_derivatives(
     """Differentiate `batch_norm` by one of its rules."""
 
     def function(x: Array, gamma: Array, beta: Array) -> tuple[Array, Array, Array]:
-        y, (mean, var, _) = norm.batch_norm(x, gamma, beta, eps=eps, where=where, rule=rule)
+        y, (mean, var, *_) = norm.batch_norm(x, gamma, beta, eps=eps, where=where, rule=rule)
         return y, mean, var
 
     return _pull_backs(function, x, gamma, beta, y_bar, bars)
@@ -116,7 +116,7 @@ def rule_tangents(x: Any, gamma: Any, beta: Any, dots: Any, *, eps: float) -> Ta
     """Push tangents of (x, γ, β) forward by the library's hand-derived rule."""
 
     def function(x: Array, gamma: Array, beta: Array) -> tuple[Array, Array, Array]:
-        y, (mean, var, _) = norm.batch_norm(x, gamma, beta, eps=eps, rule="jvp")
+        y, (mean, var, *_) = norm.batch_norm(x, gamma, beta, eps=eps, rule="jvp")
         return y, mean, var
 
     return Tangents(*jax.jvp(function, (x, gamma, beta), dots)[1])

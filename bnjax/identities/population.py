@@ -64,19 +64,38 @@ def _mean(case: Case) -> Sides:
     )
 
 
+@quick()
+def _weighted_variance(x: Any, w: Any) -> Array:
+    """Return the variance for inference of a single mini-batch with sample weights."""
+    start = statistics.init(x.shape[-1], x.dtype)
+    return statistics.update(start, norm.batch_norm(x, where=w)[1], decay=None).var
+
+
 @identity(
     "P.2",
     "The variance for inference: the average of the mini-batches' unbiased variances",
-    "σ²_BN = Σ_k n_k/(n_k − 1) σ_k² / N_B",
-    "S3; Ioffe & Szegedy 2015",
+    "σ²_BN = Σ_k ν_k/(ν_k − 1) σ_k² / N_B,  ν = (Σ_s w_s)²/Σ_s w_s²",
+    "S3; Ioffe & Szegedy 2015; own derivation",
     scale="σ²",
+    derivation="""
+        x_s drawn independently, each of variance Var[x]; Σ_s w_s² / n² = 1/ν
+        ==> the variance of μ = Σ_s w_s x_s / n is Σ_s w_s² Var[x] / n² = Var[x]/ν     (D.17)
+        ⟨(x − E[x])²⟩ = σ² + (μ − E[x])²                                               (P.5)
+        ==> E[σ²] = Var[x] − Var[x]/ν = (ν − 1)/ν Var[x]
+        ==> E[ν/(ν − 1) σ²] = Var[x]; without weights ν = B                            (P.6)
+    """,
     implementation=("bnjax.population.average", "bnjax.population.update"),
 )
 def variance(case: Case) -> Sides:
     """Compare the library's variance for inference with the unbiased one of NumPy."""
     found = _inference_statistics(case.batches)
     unbiased = _data(case).var(1, ddof=1).mean(0)
+    w = numeric.wide(case.weights)
+    weighted = _weighted_variance(case.x, case.weights)
+    x, n = numeric.wide(case.x), w.sum()
+    deviation = x - (w * x).sum(0) / n
     return sides(
+        (weighted, n * (w * deviation**2).sum(0) / (n**2 - (w**2).sum())),
         (found.average[1], unbiased),
         (case.batch / (case.batch - 1) * numeric.wide(found.each.var).mean(0), unbiased),
     )
@@ -252,7 +271,7 @@ def _prevented(case: Case) -> Sides:
         ==> m_k = (1 − d) Σ_k' d^(k−k') μ_k', for k' from 1 to k
         (1 − d) Σ_k' d^(k−k') = 1 − d^k
         ==> m_k / (1 − d^k) = Σ_k' d^(k−k') μ_k' / Σ_k' d^(k−k')
-        the running variance averages n_k/(n_k − 1) σ_k² in the same way        (P.2)
+        the running variance averages ν_k/(ν_k − 1) σ_k² in the same way        (P.2)
         constant Θ:  all μ_k' have the mean E[x] and one variance               (P.8)
         ==> E[m_k / (1 − d^k)] = E[x], and the running variance has that of P.6
         drawn independently:  Var[m_k] = (1 − d)² Σ_k' d^(2(k−k')) Var[μ_k]

@@ -2,6 +2,8 @@
 
 from jax import Array
 
+from bnjax import _checks
+from bnjax.layout import accumulator_dtype
 from bnjax.network.definition import Dense, Network, NormDense, Params, State
 
 
@@ -28,6 +30,8 @@ def check_batch_arguments(
             f"{function}: `where` must have shape ({x.shape[0]},), one weight per sample of `x`; "
             f"got {where.shape}."
         )
+    if where is not None:
+        _checks.weights(function, where, accumulator_dtype(x.dtype))
     if targets is not None and targets.shape != (x.shape[0], net.sizes[-1]):
         raise ValueError(
             f"{function}: `targets` must have shape {(x.shape[0], net.sizes[-1])}, one row per "

@@ -76,17 +76,18 @@ def bn_apply(
             them (P.1, P.2, P.7). False: normalize with the running statistics (P.3), sample by
             sample, so that a batch of one will do. Static.
         rule: As in `batch_norm`.
-        where: None, or w, (B,): a mask or weights ≥ 0, one per sample. Samples of zero weight
-            influence nothing, NaN included.
+        where: None, or w, (B,): a mask or finite weights ≥ 0, one per sample, whose scale does not
+            matter. Samples of zero weight influence nothing, NaN included.
         axis_name: Mesh or vmapped axes over which the batch is spread; see `batch_norm`.
 
     Returns:
         Logits, (B, n_out), and the state: a new one in training, the same otherwise.
 
     Raises:
-        ValueError: x, params, state or where do not fit the network; or train is False and some
-            channel has seen no batch. Where the state is traced, under jit say, that cannot be
-            known: such a channel has mean 0 and variance 1.
+        ValueError: x, params, state or where do not fit the network; a weight is negative,
+            infinite or NaN; or train is False and some channel has seen no batch, because all
+            were skipped as not finite or none had weight. Where the weights or the state are
+            traced, under jit say, neither can be known: what depends on them is then NaN.
 
     Example:
         >>> import jax
@@ -99,9 +100,23 @@ def bn_apply(
     """
     check_batch_arguments("bn_apply", net, params, x, state=state, train=train, where=where)
     if not train:
-        seen = inference_statistics(net, state)
-        population.check_seen("bn_apply", seen)
+        seen = population.check_seen("bn_apply", inference_statistics(net, state))
         return run_layers(net, params, seen, x, where, by_statistics(net))[-1].y, state
+
+    y, moments = run_batch(net, params, x, rule=rule, where=where, axis_name=axis_name)
+    return y, update_statistics(net, state, moments)
+
+
+def run_batch(
+    net: Network,
+    params: Params,
+    x: Array,
+    *,
+    rule: str,
+    where: Array | None,
+    axis_name: Names,
+) -> tuple[Array, tuple[Moments, ...]]:
+    """Run the layers in training; return the logits and the moments of each normalization."""
 
     def by_batch(
         layer: NormDense, x: Array, w: Array | None, statistics: PopulationState | None
@@ -111,8 +126,7 @@ def bn_apply(
         )
 
     passes = run_layers(net, params, (), x, where, by_batch)
-    moments = tuple(p.found for p in passes if p.found is not None)
-    return passes[-1].y, update_statistics(net, state, moments)
+    return passes[-1].y, tuple(p.found for p in passes if p.found is not None)
 
 
 class LayerPass(NamedTuple, Generic[Found]):
@@ -154,7 +168,7 @@ def run_layers(
     w = None if where is None else where[:, None]
     statistics = iter(state)
     # u W would carry NaN under a zero weight into ∂C/∂W = uᵀ Δ
-    u = x if w is None else jnp.where(w > 0, x, 0)
+    u = x if w is None else jnp.where(w != 0, x, 0)
     passes = []
     for layer in params:
         if passes:
@@ -174,9 +188,11 @@ def by_statistics(net: Network) -> Normalization[None]:
         layer: NormDense, x: Array, w: Array | None, statistics: PopulationState | None
     ) -> tuple[Array, None]:
         assert statistics is not None
-        mean, var, _, _, remainder = statistics
+        mean, remainder = statistics.mean, statistics.remainder
         # around the mean's first float: the second would be lost in a sum of both
-        y = normalize(x - mean[None], remainder, var, layer.gamma, layer.beta, eps=net.eps)
+        y = normalize(
+            x - mean[None], remainder, statistics.var, layer.gamma, layer.beta, eps=net.eps
+        )
         return y.astype(x.dtype), None
 
     return normalized
@@ -187,8 +203,15 @@ def inference_statistics(net: Network, state: State) -> State:
     return state[: sum(net.normalized)]
 
 
-def update_statistics(net: Network, state: State, moments: tuple[Moments, ...]) -> State:
-    """Update the running statistics of every decay with a batch's moments."""
+def update_statistics(
+    net: Network, state: State, moments: tuple[Moments, ...], axis_name: Names = None
+) -> State:
+    """Update the running statistics of every decay with a batch's moments.
+
+    `axis_name` is that of devices which have normalized separately, as in `population.update`.
+    """
     decays = net.decay, *net.other_decays
     pairs = zip(state, [(one, d) for d in decays for one in moments], strict=True)
-    return tuple(population.update(old, one, decay=d) for old, (one, d) in pairs)
+    return tuple(
+        population.update(old, one, decay=d, axis_name=axis_name) for old, (one, d) in pairs
+    )

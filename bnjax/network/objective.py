@@ -8,11 +8,13 @@ Source: S0/S1 §1.
 import jax.numpy as jnp
 from jax import Array, lax
 
-from bnjax import costs
+from bnjax import _checks, _xla, costs
 from bnjax.collectives import Names
+from bnjax.layout import accumulator_dtype
+from bnjax.moments import Moments, scale_to_one
 from bnjax.network.checks import check_batch_arguments
 from bnjax.network.definition import Network, Params, State
-from bnjax.network.forward import bn_apply
+from bnjax.network.forward import bn_apply, run_batch
 
 
 def cost(
@@ -46,7 +48,7 @@ def cost(
         C, a scalar, and the state: ready for `jax.value_and_grad(..., has_aux=True)`.
 
     Raises:
-        ValueError: An argument does not fit the network.
+        ValueError: As in `bn_apply`, or targets do not fit.
 
     Example:
         >>> from bnjax import Dense
@@ -56,51 +58,56 @@ def cost(
         >>> print(value)
         2.0
     """
-    mine, state = local_cost(
-        net, params, state, x, targets, train=train, rule=rule, where=where, axis_name=axis_name
+    check_batch_arguments(
+        "cost", net, params, x, state=state, train=train, where=where, targets=targets
     )
+    y, state = bn_apply(
+        net, params, state, x, train=train, rule=rule, where=where, axis_name=axis_name
+    )
+    mine = _local_part(net, y, targets, where, axis_name)
     return mine if axis_name is None else lax.psum(mine, axis_name), state
 
 
 def local_cost(
     net: Network,
     params: Params,
-    state: State,
     x: Array,
     targets: Array,
     *,
-    train: bool,
     rule: str,
     where: Array | None,
     axis_name: Names,
-    sync_statistics: bool = True,
-) -> tuple[Array, State]:
-    """Compute this device's part of C, and the state; over `axis_name` the parts add up to C.
+    sync_statistics: bool,
+) -> tuple[Array, tuple[Moments, ...]]:
+    """Compute this device's part of C in training, and the moments of each normalization.
 
-    Without `sync_statistics` each device normalizes with the moments of its own samples.
+    Over `axis_name` the parts add up to C. Without `sync_statistics` each device normalizes with
+    the moments of its own samples.
     """
-    check_batch_arguments(
-        "cost", net, params, x, state=state, train=train, where=where, targets=targets
-    )
     normalized_over = axis_name if sync_statistics else None
-    y, state = bn_apply(
-        net, params, state, x, train=train, rule=rule, where=where, axis_name=normalized_over
-    )
+    y, moments = run_batch(net, params, x, rule=rule, where=where, axis_name=normalized_over)
+    return _local_part(net, y, targets, where, axis_name), moments
+
+
+def _local_part(
+    net: Network, y: Array, targets: Array, where: Array | None, axis_name: Names
+) -> Array:
     mean = mean_cost(net, y, targets, where)[0]
-    return mean if axis_name is None else weight_fraction(x, where, axis_name) * mean, state
+    return mean if axis_name is None else weight_fraction(y, where, axis_name) * mean
 
 
-def weight_fraction(x: Array, where: Array | None, axis_name: Names) -> Array | float:
+def weight_fraction(y: Array, where: Array | None, axis_name: Names) -> Array | float:
     """Return the part of the batch's weight on this device: Σ_s w_s here / Σ_s w_s over all."""
     if where is None:
-        return x.shape[0] / lax.psum(x.shape[0], axis_name)
-    n = jnp.sum(where.astype(x.dtype))
+        return y.shape[0] / lax.psum(y.shape[0], axis_name)
+    n = jnp.sum(_checks.weights("cost", where, accumulator_dtype(y.dtype)))
     total = lax.psum(n, axis_name)
-    return n / jnp.where(total > 0, total, 1)
+    n, total = (_xla.as_written(a * scale_to_one(total)) for a in (n, total))
+    return (n / jnp.where(total == 0, 1, total)).astype(y.dtype)
 
 
 def mean_cost(net: Network, y: Array, targets: Array, where: Array | None) -> tuple[Array, Array]:
     """Compute C of logits (BL.2); also return the targets, 0 where the weight is."""
     if where is not None:
-        targets = jnp.where(where[:, None] > 0, targets, 0)
+        targets = jnp.where(where[:, None] != 0, targets, 0)
     return costs.mean(costs.get(net.cost).per_sample(y, targets), where), targets

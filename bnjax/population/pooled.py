@@ -10,7 +10,6 @@ hosts and streams can each have their own.
 Source: Chan, Golub & LeVeque 1983.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,7 +18,16 @@ from jax import Array, lax
 
 from bnjax.layout import accumulator_dtype
 from bnjax.moments import Moments
-from bnjax.population.common import Shape, check_channels, check_stacked, two_sum
+from bnjax.population.common import (
+    Shape,
+    SplitStatistics,
+    add_counts,
+    check_channels,
+    check_stacked,
+    merge_samples,
+    select,
+    two_sum,
+)
 from bnjax.population.running import PopulationState, statistics
 
 
@@ -29,10 +37,12 @@ class Pool(NamedTuple):
     Attributes:
         mean: Its mean, zero while it is empty; (n,).
         var: Its own variance, biased (÷ count); (n,).
-        count: The weight of its samples, (n,); a float, so float32 rounds it beyond 2²⁴.
-        batches: The batches that went in, per channel; (n,) int32.
-        skipped: Batches left out because their moments were not finite; (n,) int32.
+        count: The weight of its samples, (n,).
+        batches: The batches that went in, per channel; (n,) int32, which stays at 2³¹ − 1.
+        skipped: Batches left out because their moments were not finite; as `batches`.
         remainder: What the mean is beyond the float that `mean` can hold; (n,).
+        var_remainder: As in `PopulationState`.
+        count_remainder: What the count is beyond the float that `count` can hold; (n,).
     """
 
     mean: Array
@@ -41,6 +51,8 @@ class Pool(NamedTuple):
     batches: Array
     skipped: Array
     remainder: Array
+    var_remainder: Array
+    count_remainder: Array
 
 
 def empty(n: Shape, dtype: jnp.dtype = jnp.float32) -> Pool:
@@ -62,6 +74,8 @@ def empty(n: Shape, dtype: jnp.dtype = jnp.float32) -> Pool:
         batches=jnp.zeros(n, jnp.int32),
         skipped=jnp.zeros(n, jnp.int32),
         remainder=jnp.zeros(n, wide),
+        var_remainder=jnp.zeros(n, wide),
+        count_remainder=jnp.zeros(n, wide),
     )
 
 
@@ -82,12 +96,13 @@ def add(pooled: Pool, moments: Moments) -> Pool:
         [3.]
     """
     check_channels("population.add", pooled.mean, moments)
-    mean, var, n = (part.astype(pooled.mean.dtype) for part in moments)
-    finite = jnp.isfinite(mean) & jnp.isfinite(var)
+    mean, var, n = (part.astype(pooled.mean.dtype) for part in moments[:3])
+    finite = jnp.isfinite(mean) & jnp.isfinite(var) & jnp.isfinite(n)
     taken = finite & (n > 0)
     mean, var, n = (jnp.where(taken, part, 0) for part in (mean, var, n))
     batches, skipped = taken.astype(jnp.int32), (~finite).astype(jnp.int32)
-    return merge(pooled, Pool(mean, var, n, batches, skipped, jnp.zeros_like(mean)))
+    zero = jnp.zeros_like(mean)
+    return merge(pooled, Pool(mean, var, n, batches, skipped, zero, zero, zero))
 
 
 def merge(a: Pool, b: Pool) -> Pool:
@@ -102,16 +117,28 @@ def merge(a: Pool, b: Pool) -> Pool:
         >>> print(both.mean, both.count)
         [2.] [3.]
     """
-    count = a.count + b.count
     # from the heavier one: then an empty pool changes no bit of the other
     heavier = b.count > a.count
-    big, small = (jax.tree.map(partial(jnp.where, heavier), *pair) for pair in ((b, a), (a, b)))
+    big, small = select(heavier, b, a), select(heavier, a, b)
+    count, rest = two_sum(big.count, small.count)
+    count, count_remainder = two_sum(count, rest + (big.count_remainder + small.count_remainder))
     p = small.count / jnp.where(count > 0, count, 1)
-    d = (small.mean - big.mean) + (small.remainder - big.remainder)
-    mean, remainder = two_sum(big.mean, big.remainder + p * d)
-    # d² alone could overflow where one of them is empty
-    var = big.var + p * (small.var - big.var) + (p * d) * ((1 - p) * d)  # P.5
-    return Pool(mean, var, count, a.batches + b.batches, a.skipped + b.skipped, remainder)
+    whole = _split(big)
+    merged = select(p > 0, merge_samples(whole, _split(small), p), whole)  # P.5
+    return Pool(
+        merged.mean,
+        merged.var,
+        count,
+        add_counts(a.batches, b.batches),
+        add_counts(a.skipped, b.skipped),
+        merged.remainder,
+        merged.var_remainder,
+        count_remainder,
+    )
+
+
+def _split(pooled: Pool) -> SplitStatistics:
+    return SplitStatistics(pooled.mean, pooled.remainder, pooled.var, pooled.var_remainder)
 
 
 def to_state(pooled: Pool) -> PopulationState:
@@ -125,7 +152,8 @@ def to_state(pooled: Pool) -> PopulationState:
         [1.]
     """
     var = jnp.where(pooled.batches > 0, pooled.var, 1)
-    return PopulationState(pooled.mean, var, pooled.batches, pooled.skipped, pooled.remainder)
+    mean, remainder, _, var_remainder = _split(pooled)
+    return PopulationState(mean, var, pooled.batches, pooled.skipped, remainder, var_remainder)
 
 
 @jax.jit

@@ -58,13 +58,14 @@ def forward(
     split = moments.combine_devices(by_platform(x, features, local_moments), eps, axes)
     inv_std = kernel.inverse_std(split.var, eps, split.unit)  # q = r/a, BN.2
     if config.masked == "normalize":  # with no moments y is β
-        inv_std = jnp.where(split.count > 0, inv_std, 0)
+        inv_std = jnp.where(split.count == 0, 0, inv_std)
     scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
     y = by_platform(
         x, features, lambda layout: _scale_and_shift(config, layout, x, split, scale, beta, weights)
     )
     mean, var = split.natural()
-    return (y, Moments(mean, var, split.count * axes.copies)), (split, inv_std)
+    counts = split.count * axes.copies, split.effective_count * axes.copies
+    return (y, Moments(mean, var, *counts)), (split, inv_std)
 
 
 def _scale_and_shift(
@@ -108,5 +109,5 @@ def masked_view(
     if weights is None:
         return view, None, None
     w = layout.view_weights(weights, x.shape)
-    kept = (w > 0) | jnp.isfinite(view) if config.masked == "normalize" else w > 0
+    kept = (w != 0) | jnp.isfinite(view) if config.masked == "normalize" else w != 0
     return jnp.where(kept, view, 0), w, kept

@@ -51,7 +51,8 @@ def _push_forward(config, primals, tangents):
     out, (split, inv_std) = forward(config, x, gamma, beta, weights)
     arguments = x, gamma, weights, split, inv_std
     y_dot, mean_dot, var_dot = _linear_map(config, tangents[:3], *arguments)
-    return out, (y_dot, Moments(mean_dot, var_dot, jnp.zeros_like(out[1].count)))
+    zero = jnp.zeros_like(out[1].count)
+    return out, (y_dot, Moments(mean_dot, var_dot, zero, zero))
 
 
 # what JAX saves to transpose it are its arguments, x among them: x − μ is formed again
@@ -77,7 +78,7 @@ def _linear_map(config, dots, x, gamma, weights, split, inv_std):
         """Return this device's part of ⟨ẋ⟩ and ⟨ẋ (d − aρ)⟩."""
         t, view, w, _ = masked(layout)
         if w is not None:
-            t = moments.fractions(w, split.count, layout) * jnp.where(w > 0, t, 0)
+            t = moments.fractions(w, split.count, layout) * jnp.where(w != 0, t, 0)
         inner = kernel.inner_products(t, view, split, layout)
         return inner if w is not None else kernel.average(inner, split.count)
 

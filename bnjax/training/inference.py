@@ -1,7 +1,7 @@
 """Statistics for inference measured after training, with the final parameters.
 
 (P.1)  μ_BN = Σ_k μ_k / N_B
-(P.2)  σ²_BN = Σ_k n_k/(n_k − 1) σ_k² / N_B
+(P.2)  σ²_BN = Σ_k ν_k/(ν_k − 1) σ_k² / N_B
 (P.5)  Var[x] = Σ_k n_k [σ_k² + (μ_k − E[x])²] / N
 
 Running averages mix the moments of many parameters; P.1, P.2 and P.5 are those of one:
@@ -51,7 +51,8 @@ def measure_population(
         net: The network. A baseline has no statistics.
         params: Its parameters.
         data: The inputs, (N, n_in), sharded or not; or an iterable of batches, each x (B, n_in) or
-            (x, where) with where (B,) as in `bn_apply`. Each shape is compiled once.
+            (x, where) with where (B,) as in `bn_apply`. "pool" weighs a batch by the sum of its
+            weights, "average" weighs all batches alike. Each shape is compiled once.
         batch_size: How many samples of an array a batch holds, at least 2; None: all of them.
             Every K-th sample belongs to the same of K batches, so that sorted data give similar
             batches, of sizes that differ by one at most. The larger is at most batch_size, but 3
@@ -64,7 +65,8 @@ def measure_population(
         `fold`, or to continue training with.
 
     Raises:
-        ValueError: data, batch_size or params do not fit, or gather is unknown.
+        ValueError: data, batch_size or params do not fit, a weight is negative, infinite or NaN,
+            or gather is unknown.
 
     Example:
         >>> net = Network((2, 3, 1))

@@ -20,8 +20,8 @@ from jax import Array, lax
 from bnjax import backprop, collectives, network
 from bnjax._checks import several_samples, unknown_name
 from bnjax.collectives import Names
+from bnjax.moments import Moments
 from bnjax.network import Dense, Network, NormDense, Params, State
-from bnjax.population import PopulationState
 
 _RULE_OF = {"rule": "vjp", "autodiff": "autodiff"}
 GRADIENTS = (*_RULE_OF, "hand")
@@ -137,8 +137,8 @@ def make_step(
 
     Returns:
         step(train_state, x, targets, where=None) -> (train_state, cost), with x (B, n_in),
-        targets (B, n_out), and where None or (B,), one weight per sample. The cost is that before
-        the update. Over `axis_name`, B counts the samples of this device.
+        targets (B, n_out), and where None or (B,), one weight per sample, as in `bn_apply`. The
+        cost is that before the update. Over `axis_name`, B counts the samples of this device.
 
     Raises:
         ValueError: The gradient's name is unknown, or it is "hand" with statistics across devices.
@@ -170,19 +170,14 @@ def build_step(config: StepConfig, optimizer: optax.GradientTransformation) -> S
         params, state, opt_state, count = train_state
         _check_arguments(config, params, state, x, targets, where)
         local = collectives.as_device_local(params, axis_name) if across else params
-        (cost, after), grads = differentiate(config, local, state, x, targets, where)
+        (cost, moments), grads = differentiate(config, local, x, targets, where)
         if across:
             cost, grads = lax.psum((cost, grads), axis_name)
-            if not config.sync_statistics:
-                after = jax.tree.map(
-                    lambda old, new: _average_over_devices(old, new, axis_name),
-                    state,
-                    after,
-                    is_leaf=lambda part: isinstance(part, PopulationState),
-                )
+        separate = axis_name if across and not config.sync_statistics else None
+        state = network.update_statistics(config.net, state, moments, separate)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = cast("Params", optax.apply_updates(params, updates))
-        return TrainState(params, after, opt_state, count + 1), cost
+        return TrainState(params, state, opt_state, count + 1), cost
 
     return step
 
@@ -222,21 +217,18 @@ def _check_arguments(
 def _differentiate_by_jax(
     config: StepConfig,
     params: Params,
-    state: State,
     x: Array,
     targets: Array,
     where: Array | None,
-) -> tuple[tuple[Array, State], Params]:
-    """Return ((cost, state), gradient) by `jax.grad`: over `axis_name`, this device's part."""
+) -> tuple[tuple[Array, tuple[Moments, ...]], Params]:
+    """Return ((cost, moments), gradient) by `jax.grad`: over `axis_name`, this device's part."""
 
-    def objective(params: Params) -> tuple[Array, State]:
+    def objective(params: Params) -> tuple[Array, tuple[Moments, ...]]:
         return network.local_cost(
             config.net,
             params,
-            state,
             x,
             targets,
-            train=True,
             rule=_RULE_OF[config.gradient],
             where=where,
             axis_name=config.axis_name,
@@ -249,35 +241,14 @@ def _differentiate_by_jax(
 def _differentiate_by_hand(
     config: StepConfig,
     params: Params,
-    state: State,
     x: Array,
     targets: Array,
     where: Array | None,
-) -> tuple[tuple[Array, State], Params]:
+) -> tuple[tuple[Array, tuple[Moments, ...]], Params]:
     """Return the same as `_differentiate_by_jax`, by `backprop`."""
     net = config.net
     (cost, moments), grads = backprop.value_moments_and_grad(net, params, x, targets, where=where)
-    state = network.update_statistics(net, state, moments)
     if config.axis_name is not None:
         fraction = network.weight_fraction(x, where, config.axis_name)
         cost, grads = jax.tree.map(lambda a: fraction * a, (cost, grads))
-    return (cost, state), grads
-
-
-def _average_over_devices(
-    before: PopulationState, after: PopulationState, axis_name: Names
-) -> PopulationState:
-    """Average one state's updates over the devices that made one, as one batch (P.1, P.2)."""
-    updated = after.batches - before.batches
-    skipped = after.skipped - before.skipped
-    statistics = after.mean, after.var, after.remainder
-    sums = [jnp.where(updated > 0, a, 0) for a in statistics]
-    updated, skipped, (mean, var, remainder) = lax.psum((updated, skipped, sums), axis_name)
-    devices = jnp.maximum(updated, 1).astype(mean.dtype)
-    return PopulationState(
-        jnp.where(updated > 0, mean / devices, before.mean),  # P.1
-        jnp.where(updated > 0, var / devices, before.var),  # P.2
-        before.batches + (updated > 0),
-        before.skipped + (skipped > 0),
-        jnp.where(updated > 0, remainder / devices, before.remainder),
-    )
+    return (cost, moments), grads
