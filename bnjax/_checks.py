@@ -190,7 +190,9 @@ def finite_eps(function: str, eps: float) -> None:
     """Refuse an ε that is not static, finite and ≥ 0."""
     # a NumPy scalar is a `Real`, too
     if isinstance(eps, bool) or not isinstance(eps, Real) or not 0 <= eps < float("inf"):
-        raise ValueError(f"{function}: `eps` must be a static, finite number >= 0; got {eps!r}.")
+        raise ValueError(
+            f"{function}: `eps` must be a static, finite Python number >= 0; got {eps!r}."
+        )
 
 
 def decay_or_none(function: str, name: str, decay: float | None) -> None:

@@ -40,7 +40,8 @@ def cosine_shares(bins: Array) -> Array:
     `bins`, (L, n), holds what `cosine_bins` returns for each layer.
     """
     counts = _row_counts(bins, 3 * COSINE_BINS).reshape(-1, 3, COSINE_BINS)
-    return counts / jnp.maximum(jnp.sum(counts, 2, counts.dtype, keepdims=True), 1)
+    total = jnp.sum(counts, 2, keepdims=True)
+    return counts.astype(total.dtype) / jnp.maximum(total, 1)
 
 
 def histogram_percentiles(y: Array, neurons: Array) -> Array:
