@@ -106,3 +106,28 @@ def test_a_channel_without_weight_gives_beta_and_no_gradient(rule, rng):
     assert not np.any(x_bar[:, 1]) and gamma_bar[1] == 0
     np.testing.assert_allclose(beta_bar, y_bar.sum(0))
     assert ours(x, beta, beta, w, rule)[0][:, 1].tolist() == [7.0] * 4
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_masked_places_of_all_devices_are_normalized_with_the_moments_of_the_whole(rule, rng):
+    x, y_bar = rng.normal(size=(2, 8, 3))
+    gamma, beta = rng.normal(size=(2, 3))
+    w = rng.random((8, 1))
+    w[:5] = 0  # the first device holds nothing that counts
+
+    options = {"masked": "normalize", "rule": rule, "eps": EPS, "axis_name": "devices"}
+
+    def cost(x, gamma, beta, w, y_bar):
+        return jnp.sum(batch_norm(x, gamma, beta, where=w, **options)[0] * y_bar)
+
+    def spread(x, *args):
+        def on_one(x, w, y_bar):
+            return cost(x, *args, w, y_bar)
+
+        parts = [a.reshape(2, 4, -1) for a in (x, w, y_bar)]
+        return jnp.sum(jax.vmap(on_one, axis_name="devices")(*parts))
+
+    got = quick_jit(jax.grad(spread, (0, 1, 2)))(x, gamma, beta)
+    wanted = jax.grad(lambda *args: jnp.sum(plain(*args, w)[0] * y_bar), (0, 1, 2))(x, gamma, beta)
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
