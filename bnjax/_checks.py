@@ -5,20 +5,23 @@ the name the user called.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from functools import partial
+from numbers import Real
+from operator import index
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
-from bnjax.layout import accumulator_dtype
+from bnjax.layout import accumulator_dtype, channel_vector
 
-Axis = int | tuple[int, ...]
+Axis = int | Sequence[int]
+_FLOATS = [jnp.dtype(name) for name in ("float16", jnp.bfloat16, "float32", "float64")]
 
 
 def unknown_name(function: str, argument: str, got: object, valid: Iterable[str]) -> str:
@@ -33,12 +36,41 @@ def floating(function: str, name: str, value: ArrayLike) -> Array:
     """Return a floating array; refuse any other dtype."""
     # a tracer is left alone: asarray would copy it in an eager pull-back
     array = value if isinstance(value, Array) else jnp.asarray(value)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
+    if array.dtype not in _FLOATS:
         raise TypeError(
             f"{function}: `{name}` must be floating (float16, bfloat16, float32 or float64); "
             f"got {array.dtype}. Convert it first: {name}.astype(jnp.float32)."
         )
     return array
+
+
+def batch(function: str, x: ArrayLike) -> Array:
+    """Return x as a floating array: integers in JAX's default float, as JAX's functions do."""
+    array = x if isinstance(x, Array) else jnp.asarray(x)
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        array = array.astype(jnp.result_type(float))
+    if array.ndim == 0:
+        raise ValueError(
+            f"{function}: `x` must have at least one feature and one sample axis; got shape (). "
+            "Give one sample of n features the shape (1, n)."
+        )
+    return floating(function, "x", array)
+
+
+def result_dtype(function: str, dtype: DTypeLike | None) -> jnp.dtype | None:
+    """Return the dtype that is asked for; refuse what is not floating."""
+    if dtype is None:
+        return None
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found not in _FLOATS:  # None is equal to float64's dtype
+        raise TypeError(
+            f"{function}: `dtype` must be None for that of `x`, or one of float16, bfloat16, "
+            f"float32 and float64; got {dtype!r}."
+        )
+    return found
 
 
 def matrix(function: str, name: str, value: ArrayLike) -> Array:
@@ -53,9 +85,12 @@ def matrix(function: str, name: str, value: ArrayLike) -> Array:
 
 def feature_axes(function: str, x: Array, axis: Axis) -> tuple[int, ...]:
     """Return the feature axes, ascending and counted from 0."""
-    axes = axis if isinstance(axis, tuple) else (axis,)
+    try:
+        axes = tuple(index(a) for a in (axis if isinstance(axis, Sequence) else (axis,)))
+    except TypeError:
+        axes = (x.ndim,)  # which is no axis either
     for a in axes:
-        if not isinstance(a, int) or not -x.ndim <= a < x.ndim:
+        if not -x.ndim <= a < x.ndim:
             raise ValueError(
                 f"{function}: `axis` must name axes of `x`, between {-x.ndim} and {x.ndim - 1} for "
                 f"shape {x.shape}; got {axis!r}."
@@ -81,7 +116,7 @@ def per_channel(
             f"{function}: `{name}` must have shape {shape} to match axis {axes} of `x` with shape "
             f"{x.shape}; got {array.shape}."
         )
-    return array.astype(accumulator_dtype(x.dtype)).reshape(-1)
+    return channel_vector(array.astype(accumulator_dtype(x.dtype)), x, features)
 
 
 def sample_weights(function: str, where: ArrayLike | None, x: Array) -> Array | None:
@@ -135,19 +170,26 @@ def _all_weights(array: Array, dtype: jnp.dtype) -> Array:
     return jnp.all(_are_weights(array.astype(dtype)))
 
 
+def single_value(x: Array, features: tuple[int, ...]) -> bool:
+    """Return whether there is one value per channel, as far as sizes are known."""
+    return math.prod(size for a, size in enumerate(x.shape) if a not in features) == 1
+
+
 def several_samples(function: str, x: Array, features: tuple[int, ...]) -> None:
     """Refuse a batch with one value per channel: it has no variance."""
-    if math.prod(size for a, size in enumerate(x.shape) if a not in features) == 1:
+    if single_value(x, features):
         raise ValueError(
             f"{function}: `x` must leave at least two values per channel to have a variance; got "
-            f"shape {x.shape} with feature axes {features}. Use a larger batch, or `normalize` "
-            "with statistics gathered in training."
+            f"shape {x.shape} with feature axes {features}. Use a larger batch, `normalize` with "
+            "statistics gathered in training, or `batch_norm(..., allow_single_value=True)`, where "
+            "y is β."
         )
 
 
 def finite_eps(function: str, eps: float) -> None:
     """Refuse an ε that is not static, finite and ≥ 0."""
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < float("inf"):
+    # a NumPy scalar is a `Real`, too
+    if isinstance(eps, bool) or not isinstance(eps, Real) or not 0 <= eps < float("inf"):
         raise ValueError(
             f"{function}: `eps` must be a static, finite Python number >= 0; got {eps!r}."
         )

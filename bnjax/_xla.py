@@ -62,14 +62,16 @@ def opaque(a: Array) -> Array:
     return _behind_barriers(a, 1)
 
 
-def rounded(product: Array) -> Array:
-    """Return a product so that it is rounded before anything is added to it.
+def rounded_product(a: Array, b: Array) -> Array:
+    """Return a · b so that it is rounded before anything is added to it.
 
     LLVM contracts a product and a sum to one multiply-add in the vectorized part of a loop, and
     not in what remains of it (https://github.com/openxla/xla/issues/41579): a sample's last bit
-    would depend on where it stands in the batch. Remove it when XLA:CPU contracts all or nothing.
+    would depend on where it stands in the batch. What a select returns is not contracted; a
+    barrier would cost a pass, and exporters do not know it. Remove it when XLA:CPU contracts all
+    or nothing.
     """
-    return _behind_barriers(product, 1)
+    return jnp.where(a == a, a * b, jnp.nan)  # NaN in any case where a is
 
 
 def as_written(factor: Array) -> Array:

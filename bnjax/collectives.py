@@ -5,14 +5,15 @@ axis is typed so, and its cotangent is the whole sum over them; unchecked, each 
 own part. `resolve` settles at the boundary what the rules need to know of this.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-Names = str | tuple[str, ...] | None
+Name = Hashable
+Names = Name | tuple[Name, ...] | None
 Groups = tuple[tuple[int, ...], ...]
 Tree = TypeVar("Tree")
 Vectors = TypeVar("Vectors", bound=tuple[Array, ...])  # (channels,) each
@@ -28,21 +29,21 @@ class Axes(NamedTuple):
         checked: Whether shard_map checks the types of what varies.
     """
 
-    names: tuple[str, ...] = ()
+    names: tuple[Name, ...] = ()
     groups: Groups | None = None
     copies: int = 1
     checked: bool = False
 
 
-def varying(*arrays: Array | None) -> frozenset[str]:
+def varying(*arrays: Array | None) -> frozenset[Name]:
     """Return the mesh axes that arrays vary over, by type; none where types are not checked."""
     types = (jax.typeof(a) for a in arrays if a is not None)
     return frozenset().union(*(t.manual_axis_type.varying for t in types))
 
 
-def to_varying(a: Array, axes: frozenset[str]) -> Array:
+def to_varying(a: Array, axes: frozenset[Name]) -> Array:
     """Cast `a` to vary over `axes` too; the transpose is one psum over those that were missing."""
-    missing = tuple(sorted(axes - varying(a)))
+    missing = tuple(sorted(axes - varying(a), key=str))
     return lax.pcast(a, missing, to="varying") if missing else a
 
 
@@ -193,11 +194,11 @@ def _add(a: Tree, b: Tree) -> Tree:
     return jax.tree.map(jnp.add, a, b)
 
 
-def _names(axis_name: Names) -> tuple[str, ...]:
-    return () if axis_name is None else (axis_name,) if isinstance(axis_name, str) else axis_name
+def _names(axis_name: Names) -> tuple[Name, ...]:
+    return () if axis_name is None else axis_name if isinstance(axis_name, tuple) else (axis_name,)
 
 
-def _mesh_axes() -> tuple[str, ...]:
+def _mesh_axes() -> tuple[Name, ...]:
     """Return the mesh axes of the `shard_map`s around."""
     return jax.sharding.get_abstract_mesh().manual_axes
 
@@ -207,11 +208,11 @@ def _types_are_checked() -> bool:
     return bool(mesh) and bool(varying(lax.axis_index(mesh)))
 
 
-def _vmapped(names: tuple[str, ...]) -> tuple[str, ...]:
+def _vmapped(names: tuple[Name, ...]) -> tuple[Name, ...]:
     return tuple(name for name in names if name not in _mesh_axes())
 
 
-def _check_groups(function: str, names: tuple[str, ...], groups: Groups, checked: bool) -> Groups:
+def _check_groups(function: str, names: tuple[Name, ...], groups: Groups, checked: bool) -> Groups:
     if not names:
         raise ValueError(f"{function}: `axis_index_groups` needs `axis_name`; got none.")
     if checked or _vmapped(names):

@@ -148,7 +148,7 @@ def _fold(
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(arrays)]
     here = _checks.known(arrays)
     xp: Any = np if here else jnp
-    wide = np.float64 if here else accumulator_dtype(jnp.result_type(*dtypes))
+    wide = np.float64 if here else accumulator_dtype(*dtypes)
     W_wide, b, gamma, beta, means, var = jax.tree.map(lambda a: xp.asarray(a, wide), arrays)
     total = var + eps
     slope = 1 / xp.sqrt(xp.where(total == 0, xp.inf, total))  # γ r; there y = β, as in `normalize`

@@ -10,6 +10,9 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
+from jax.typing import DTypeLike
 
 from bnjax import _xla
 
@@ -76,19 +79,20 @@ class Layout(NamedTuple):
             total = total.reshape(*_xla.short_factors(self.samples_per_row), -1)
             while total.ndim > 1:
                 total = jnp.sum(_xla.separate(total), 0)
-        return total.reshape(-1)
+        return _flat(total)
 
     def sum_weights(self, w: Array) -> Array:
         """Sum weights over the samples as if they had x's shape: (channels,)."""
         if self.samples_per_row > 1:
             return self.sum(w)
         repeats = math.prod(self.shape[a] for a in self.sample_axes if w.shape[a] == 1)
-        total = repeats * jnp.sum(w, self.sample_axes)
-        return jnp.broadcast_to(total, self._feature_sizes()).reshape(-1)
+        total = jnp.asarray(repeats, w.dtype) * jnp.sum(w, self.sample_axes)
+        return _flat(jnp.broadcast_to(total, self._feature_sizes()))
 
     def max(self, t: Array) -> Array:
         """Return the largest of a view over the samples: (channels,)."""
-        return jnp.max(jnp.max(t, self.sample_axes).reshape(self.samples_per_row, -1), 0)
+        largest = _flat(jnp.max(t, self.sample_axes))
+        return jnp.max(largest.reshape(self.samples_per_row, -1), 0)
 
     def few_samples(self, x: Array) -> Array:
         """Return eight samples spread over a view of x, of fewer some twice: (8, channels)."""
@@ -127,6 +131,33 @@ def plain(x: Array, features: tuple[int, ...]) -> Layout:
     return Layout(x.shape, samples, tuple(((a,), 1) for a in axes), 1)
 
 
+def channel_vector(v: Array, x: Array, features: tuple[int, ...]) -> Array:
+    """Return an argument over the feature axes as a vector (channels,), sharded as sums of x."""
+    v, spec = _flat(v), jax.typeof(x).sharding.spec
+    wanted = P(spec[features[0]] if len(features) == 1 else None)
+    return v if jax.typeof(v).sharding.spec == wanted else reshard(v, wanted)
+
+
+def _flat(v: Array) -> Array:
+    """Return an array over the feature axes as a vector."""
+    if v.ndim > 1 and _sharded(v):
+        v = reshard(v, P())  # no type says how the vector would lie on the devices
+    return v.reshape(-1)
+
+
+def _sharded(a: Array) -> bool:
+    return any(part is not None for part in jax.typeof(a).sharding.spec)
+
+
+def rearrangeable(x: Array) -> bool:
+    """Return whether axes of x may be merged or split, and samples be picked out.
+
+    Not where its type shards an axis: that may need communication, and JAX refuses some of it. Not
+    where a size is a symbol, as under `jax.export`: nothing is known of it.
+    """
+    return not _sharded(x) and all(isinstance(size, int) for size in x.shape)
+
+
 def of(x: Array, features: tuple[int, ...]) -> Layout:
     """Choose the layout of a batch for a CPU.
 
@@ -134,8 +165,7 @@ def of(x: Array, features: tuple[int, ...]) -> Layout:
         x: The batch.
         features: Its feature axes.
     """
-    # axes sharded by type stay apart: merging them may need communication, or be refused
-    if any(part is not None for part in jax.typeof(x).sharding.spec):
+    if not rearrangeable(x):
         return plain(x, features)
     groups: list[tuple[int, ...]] = []
     for a in range(x.ndim):
@@ -166,6 +196,8 @@ def of(x: Array, features: tuple[int, ...]) -> Layout:
     return layout._replace(shape=(n // k, k * channels), samples_per_row=k)
 
 
-def accumulator_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """Return the dtype in which sums over `dtype` are formed: at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+def accumulator_dtype(*dtypes: DTypeLike) -> jnp.dtype:
+    """Return the dtype in which sums over all of `dtypes` are formed: at least float32."""
+    # not by promotion, which `jax_numpy_dtype_promotion="strict"` refuses
+    wide = any(jnp.dtype(dtype) == jnp.float64 for dtype in dtypes)
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)

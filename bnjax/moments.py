@@ -34,7 +34,7 @@ from jax import Array, lax
 from bnjax import _xla, collectives
 from bnjax._xla import Reader
 from bnjax.collectives import Axes
-from bnjax.layout import Layout, accumulator_dtype
+from bnjax.layout import Layout, accumulator_dtype, rearrangeable
 
 
 class Moments(NamedTuple):
@@ -113,7 +113,7 @@ def split_moments(
         p = fractions(weights, n, layout)
         shift = _mean_around_a_sample(x, p, layout)
         x = jnp.where(weights != 0, x.astype(dtype), layout.row(shift))
-    samples = layout.n if weights is None else 1
+    samples = jnp.asarray(layout.n if weights is None else 1, dtype)  # n may be a symbol
     sums = _guarded_sums(x, shift, p, samples, layout, eps)
     mean, var = sums.moments(samples)
     var = jnp.maximum(var, 0)
@@ -219,14 +219,14 @@ class _Sums(NamedTuple):
     z: Array
     square: Array
 
-    def moments(self, n: int) -> tuple[Array, Array]:
+    def moments(self, n: Array) -> tuple[Array, Array]:
         """Return ⟨z⟩ and ⟨z²⟩ − ⟨z⟩²."""
         mean = self.z / n
         return mean, self.square / n - mean**2
 
 
 def _guarded_sums(
-    x: Array, shift: Array, p: Array | None, n: int, layout: Layout, eps: float
+    x: Array, shift: Array, p: Array | None, n: Array, layout: Layout, eps: float
 ) -> _Sums:
     """Form Σ z and Σ z² with a = 1; again where they left the range, or the shift was far off."""
     around = partial(_sums_around, x, p=p, layout=layout)
@@ -242,14 +242,14 @@ def _guarded_sums(
     return _xla.cond_any(far, lambda: around(nearer, sums.unit), lambda: sums)
 
 
-def _out_of_range(sums: _Sums, n: int, eps: float) -> Array:
+def _out_of_range(sums: _Sums, n: Array, eps: float) -> Array:
     """Return where squares may have overflowed or, as far as it matters, underflowed."""
     _, var = lax.stop_gradient(sums).moments(n)
     middle = 2.0 ** (jnp.finfo(var.dtype).maxexp // 2)
     return ~(var < middle) if eps > 1 / middle else ~((var < middle) & (var > 1 / middle))
 
 
-def _nearer(sums: _Sums, n: int) -> tuple[Array, Array]:
+def _nearer(sums: _Sums, n: Array) -> tuple[Array, Array]:
     """Return where the shift is so far from the mean, 2 σ, that it costs two bits; and a better."""
     mean, var = lax.stop_gradient(sums).moments(n)
     far = mean**2 > 4 * var
@@ -270,7 +270,7 @@ def _sums_around(x: Array, shift: Array, unit: Array, *, p: Array | None, layout
 
 
 def _first_shift(x: Array, layout: Layout) -> Array:
-    """Return the mean of eight samples; of a constant channel, exactly its constant."""
+    """Return the mean of eight samples, of a constant channel exactly its constant; or 0."""
 
     def mean_of_few(x: Array) -> Array:
         few = layout.few_samples(x).astype(accumulator_dtype(x.dtype)) / 8
@@ -278,8 +278,11 @@ def _first_shift(x: Array, layout: Layout) -> Array:
             few = few[::2] + few[1::2]
         return lax.stop_gradient(few[0])
 
+    zero = jnp.zeros_like(layout.max(x), accumulator_dtype(x.dtype))  # typed as sums are
+    if not rearrangeable(x):
+        return zero
     # an accelerator puts Σ x and Σ x² into the product that x comes from; a shift has to wait for x
-    return _xla.by_platform(x, cpu=mean_of_few, elsewhere=lambda x: jnp.zeros_like(mean_of_few(x)))
+    return _xla.by_platform(x, cpu=mean_of_few, elsewhere=lambda _: zero)
 
 
 def _mean_around_a_sample(x: Array, p: Array, layout: Layout) -> Array:

@@ -8,13 +8,16 @@
 Source: S0/S1 §2, S3; Ioffe & Szegedy 2015.
 """
 
-from jax import Array
-from jax.typing import ArrayLike
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike, DTypeLike
 
 from bnjax import _checks, collectives
 from bnjax._checks import Axis
+from bnjax.collectives import Names
+from bnjax.layout import accumulator_dtype
 from bnjax.moments import Moments
-from bnjax.rules import RULES, RuleConfig, normalize_over_vmap, normalize_with
+from bnjax.rules import MASKED, RULES, RuleConfig, normalize_over_vmap, normalize_with
 
 
 def batch_norm(
@@ -25,42 +28,55 @@ def batch_norm(
     axis: Axis = -1,
     eps: float = 1e-5,
     where: ArrayLike | None = None,
-    axis_name: str | tuple[str, ...] | None = None,
+    axis_name: Names = None,
     axis_index_groups: tuple[tuple[int, ...], ...] | None = None,
     rule: str = "vjp",
+    dtype: DTypeLike | None = None,
+    masked: str = "beta",
+    allow_single_value: bool = False,
 ) -> tuple[Array, Moments]:
     """Normalize a batch with its own moments, then scale and shift: BN.2, BN.3, D.17.
 
     Args:
-        x: The batch: any floating array with at least one feature and one sample axis.
+        x: The batch: any floating array with at least one feature and one sample axis; integers
+            are converted to JAX's default float.
         gamma: γ, the scale: x's feature axes, in x's order. None stands for 1.
         beta: β, the shift: the same shape. None stands for 0.
         axis: The feature axis or axes; all others are averaged over.
         eps: ε ≥ 0, added to the variance; static. Where σ² + ε = 0, y = β and the gradient is 0.
         where: None, a boolean mask or finite weights w ≥ 0, broadcastable to x, whose scale does
-            not matter. Values under a zero weight influence nothing, whatever they are; y is β
-            there. Weights are constants. Where they are traced, a weight that is negative,
-            infinite or NaN makes all results of its channel NaN.
+            not matter. Values under a zero weight shape no moments, whatever they are; y there is
+            as `masked` says. Weights are constants. Where they are traced, a weight that is
+            negative, infinite or NaN makes all results of its channel NaN.
         axis_name: Mesh or vmapped axes over which the batch is spread, under `shard_map`, `pmap`
-            or `vmap`: the moments are those of the whole, whatever weight each shard has. One
-            all_gather forward, one psum backward. Over an axis of `vmap` the moments are not
-            mapped (`out_axes=None`), and "vjp" and "jvp" are one rule, which works in every mode.
+            or `vmap`: one name or a tuple of names. The moments are those of the whole, whatever
+            weight each shard has. One all_gather forward, one psum backward. Over an axis of `vmap`
+            the moments are not mapped (`out_axes=None`), and "vjp" and "jvp" are one rule, which
+            works in every mode.
         axis_index_groups: Groups of devices that normalize among themselves, all of one size;
             under `pmap` and `shard_map(check_vma=False)`.
         rule: How it is differentiated. "vjp": by the hand-derived pull-back, which saves x itself
             and per-channel vectors; in reverse mode only. "jvp": by the hand-derived
             push-forward, in every mode (`jax.jvp`, `jacfwd`, `hessian`, `linearize`); it takes
             somewhat longer. "autodiff": by JAX, as the plain reference.
+        dtype: Of y; None for x's. x itself is read as it is, never copied first.
+        masked: What y is where w = 0. "beta": β, and x there influences nothing. "normalize":
+            γ (x − μ) r + β with the moments of the others, and derivatives to match; NaN where x
+            is not finite, which influences nothing. With no weight in a channel, y is β there.
+        allow_single_value: Whether each channel may have but one value, as when a model is
+            initialized on one sample. Then y = β, the variance is 0, and so are the gradients of y
+            in x and γ.
 
     Returns:
-        y, of x's shape and dtype, and the `Moments` of the batch (biased variance). All three of
-        y, mean and var are differentiable in x, y in γ and β too.
+        y, of x's shape and of `dtype`, and the `Moments` of the batch (biased variance). All three
+        of y, mean and var are differentiable in x, y in γ and β too.
 
     Raises:
-        TypeError: x, gamma, beta or where has a dtype that cannot be normalized.
-        ValueError: A shape, axis, eps, rule or group does not fit; a weight is negative, infinite
-            or NaN, where its value is known; or each channel has but one value (unless `where` or
-            `axis_name` hides how many there are).
+        TypeError: x, gamma, beta or where has a dtype that cannot be normalized, or `dtype` is not
+            floating.
+        ValueError: A shape, axis, eps, rule, masked or group does not fit; a weight is negative,
+            infinite or NaN, where its value is known; or each channel has but one value (unless
+            that is allowed, or `where` or `axis_name` hides how many there are).
 
     Example:
         >>> import jax.numpy as jnp
@@ -70,8 +86,16 @@ def batch_norm(
          [ 1.  1.]]
         >>> print(moments.mean, moments.var)
         [ 2. 20.] [  1. 100.]
+
+        The last two samples are normalized with the moments of the first two:
+
+        >>> x, where = jnp.array([[1.0], [3.0], [5.0], [2.0]]), jnp.array([[1], [1], [0], [0]])
+        >>> print(batch_norm(x, where=where, eps=0.0)[0][:, 0])
+        [-1.  1.  0.  0.]
+        >>> print(batch_norm(x, where=where, eps=0.0, masked="normalize")[0][:, 0])
+        [-1.  1.  3.  0.]
     """
-    x = _checks.floating("batch_norm", "x", x)
+    x = _checks.batch("batch_norm", x)
     features = _checks.feature_axes("batch_norm", x, axis)
     if gamma is not None:
         gamma = _checks.per_channel("batch_norm", "gamma", gamma, x, features)
@@ -81,17 +105,32 @@ def batch_norm(
     _checks.finite_eps("batch_norm", eps)
     if rule not in RULES:
         raise ValueError(_checks.unknown_name("batch_norm", "rule", rule, RULES))
+    if masked not in MASKED:
+        raise ValueError(_checks.unknown_name("batch_norm", "masked", masked, MASKED))
+    dtype = _checks.result_dtype("batch_norm", dtype)
     if weights is None and axis_name is None:
+        if allow_single_value and _checks.single_value(x, features):
+            return _normalize_single_value(x, beta, features, dtype)
         _checks.several_samples("batch_norm", x, features)
     x, gamma, beta, axes = collectives.resolve(
         "batch_norm", x, weights, gamma, beta, axis_name, axis_index_groups
     )
-    config = RuleConfig(features, float(eps), axes)
+    config = RuleConfig(features, float(eps), axes, masked, dtype)
     over_vmap = rule != "autodiff" and collectives.split_vmapped(axes)[1].names
     normalize_batch = normalize_over_vmap if over_vmap else RULES[rule]
     y, moments = normalize_batch(config, x, gamma, beta, weights)
     shape = [x.shape[a] for a in features]
-    return y, Moments(*(part.reshape(shape) for part in moments))
+    return y, Moments(*(part.reshape(shape) for part in moments if part is not None))
+
+
+def _normalize_single_value(
+    x: Array, beta: Array | None, features: tuple[int, ...], dtype: DTypeLike | None
+) -> tuple[Array, Moments]:
+    """Return y and the moments where each channel has one value: x̂ = 0, to the last bit (BN.3)."""
+    mean = x.astype(accumulator_dtype(x.dtype)).reshape([x.shape[a] for a in features])
+    zero = lax.stop_gradient(mean - mean)  # NaN where x is not finite
+    y = zero if beta is None else zero + beta.reshape(zero.shape)
+    return y.astype(dtype or x.dtype).reshape(x.shape), Moments(mean, zero, jnp.ones_like(mean))
 
 
 def normalize(
@@ -103,24 +142,26 @@ def normalize(
     *,
     axis: Axis = -1,
     eps: float = 1e-5,
+    dtype: DTypeLike | None = None,
 ) -> Array:
     """Normalize with given statistics, sample by sample: y = γ (x − μ) r + β (P.3).
 
     Args:
-        x: Any floating array.
+        x: Any floating array of at least two axes; integers are converted to JAX's default float.
         mean: μ: x's feature axes, in x's order.
         var: σ² ≥ 0, the same shape.
         gamma: γ, the same shape. None stands for 1.
         beta: β, the same shape. None stands for 0.
         axis: The feature axis or axes.
         eps: ε ≥ 0, static. Where σ² + ε = 0, y = β.
+        dtype: Of y; None for x's.
 
     Returns:
-        y, of x's shape and dtype. Each sample's y depends on that sample alone, to the last bit,
-        whatever its place and company.
+        y, of x's shape and of `dtype`. Each sample's y depends on that sample alone, to the last
+        bit, whatever its place and company.
 
     Raises:
-        TypeError: An argument is not floating.
+        TypeError: An argument, or `dtype`, is not floating.
         ValueError: A shape, axis or eps does not fit.
 
     Example:
@@ -130,7 +171,7 @@ def normalize(
         [[-1.]
          [ 1.]]
     """
-    x = _checks.floating("normalize", "x", x)
+    x = _checks.batch("normalize", x)
     features = _checks.feature_axes("normalize", x, axis)
     _checks.finite_eps("normalize", eps)
     if mean is None or var is None:
@@ -141,5 +182,5 @@ def normalize(
         gamma = _checks.per_channel("normalize", "gamma", gamma, x, features)
     if beta is not None:
         beta = _checks.per_channel("normalize", "beta", beta, x, features)
-    config = RuleConfig(features, float(eps))
+    config = RuleConfig(features, float(eps), dtype=_checks.result_dtype("normalize", dtype))
     return normalize_with(config, x, mean, var, gamma, beta)

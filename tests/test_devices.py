@@ -1,11 +1,16 @@
 """Batches spread over devices: eight pretended ones, and two processes."""
 
 import pytest
+from compiling import quick_flags
 from processes import TESTS, all_ended, check_on_eight_devices, cpus, free_address, python
 
 
 def test_all_checks_pass_on_eight_devices():
     check_on_eight_devices("device_checks.py")
+
+
+def test_all_checks_pass_on_explicit_meshes():
+    check_on_eight_devices("explicit_mesh_checks.py", flags=quick_flags())
 
 
 @pytest.mark.slow

@@ -234,7 +234,6 @@ X = jnp.ones((7, 3))
             r"\(7, 3\); got \(4,\)\.",
         ),
         (lambda: batch_norm(X, beta=jnp.ones((1, 3))), ValueError, "`beta` must have shape"),
-        (lambda: batch_norm(jnp.ones((7, 3), int)), TypeError, "`x` must be floating.*got int64"),
         (lambda: batch_norm(X > 0), TypeError, "got bool"),
         (lambda: batch_norm(X + 0j), TypeError, "got complex128"),
         (lambda: batch_norm(X, jnp.ones(3, int)), TypeError, "`gamma` must be floating"),

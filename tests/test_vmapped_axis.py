@@ -52,7 +52,8 @@ def plain(where):
         var = jnp.sum(w * (x - mean[None, None]) ** 2, (0, 1)) / n
         x_hat = jnp.where(w > 0, (x - mean[None, None]) / jnp.sqrt(var + 1e-5)[None, None], 0)
         gamma, beta = (jnp.reshape(v, (-1, 1, C)) for v in (gamma, beta))
-        return x_hat * gamma + beta, Moments(mean, var, jnp.full(C, n))
+        counts = jnp.full(C, n), jnp.full(C, n**2 / jnp.sum(w**2))
+        return x_hat * gamma + beta, Moments(mean, var, *counts)
 
     return run
 
@@ -141,7 +142,7 @@ def test_by_hand_there_is_one_rule():
 def test_a_gradient_inside_the_vmap_is_that_of_all_costs(rule):
     def local(x, y_bar, w, x_dot):
         def f(x, gamma, beta):
-            y, (mean, var, _) = batch_norm(x, gamma, beta, where=w, axis_name="d", rule=rule)
+            y, (mean, var, *_) = batch_norm(x, gamma, beta, where=w, axis_name="d", rule=rule)
             return jnp.sum(jnp.sin(y) * y_bar) + of_moments(mean, var) / D
 
         def slope(x, gamma, beta):

@@ -158,7 +158,7 @@ def angles_between(
         std = jnp.hypot(x.sd, root)  # (σ² + ε)^(1/2), also where σ² leaves the number range
         inv_std = jnp.where(std > 0, 1 / jnp.where(std > 0, std, 1), 0)
         rho, eps_share = x.sd * inv_std, (root * inv_std) ** 2
-        scale = inv_std if gamma is None else gamma * inv_std
+        scale = inv_std if gamma is None else gamma.astype(inv_std.dtype) * inv_std
     return Angles(
         count=count,
         cos1=cos1,
@@ -206,7 +206,7 @@ def _prepare_layer(
     finite_eps(function, eps)
     if gamma is not None:
         gamma = per_channel(function, "gamma", gamma, x, (1,))
-    dtype = accumulator_dtype(jnp.result_type(u, x, delta))
+    dtype = accumulator_dtype(u.dtype, x.dtype, delta.dtype)
     u, x, delta = (array.astype(dtype) for array in (u, x, delta))
     gamma = None if gamma is None else gamma.astype(dtype)
     w = None if where is None else weights(function, where, dtype)[:, None]

@@ -40,7 +40,8 @@ def cosine_shares(bins: Array) -> Array:
     `bins`, (L, n), holds what `cosine_bins` returns for each layer.
     """
     counts = _row_counts(bins, 3 * COSINE_BINS).reshape(-1, 3, COSINE_BINS)
-    return counts / jnp.maximum(jnp.sum(counts, 2, keepdims=True), 1)
+    total = jnp.sum(counts, 2, keepdims=True)
+    return counts.astype(total.dtype) / jnp.maximum(total, 1)
 
 
 def histogram_percentiles(y: Array, neurons: Array) -> Array:
@@ -59,9 +60,9 @@ def histogram_percentiles(y: Array, neurons: Array) -> Array:
     step = (jnp.max(jnp.where(counted, y, -jnp.inf), (1, 2)) - low) / _FINE_BINS
     scaled = (y - low[:, None, None]) / jnp.where(step > 0, step, 1)[:, None, None]
     bins = jnp.where(counted, jnp.clip(scaled.astype(jnp.int32), 0, _FINE_BINS - 1), _FINE_BINS)
-    cumulative = jnp.cumsum(_row_counts(bins.reshape(len(y), -1), _FINE_BINS), 1)
+    cumulative = jnp.cumsum(_row_counts(bins.reshape(len(y), -1), _FINE_BINS), 1).astype(y.dtype)
     wanted = jnp.asarray(PERCENTILES, y.dtype)[None] / 100 * cumulative[:, -1:]
-    place = jnp.sum(cumulative[:, None] < wanted[:, :, None], 2)
+    place = jnp.sum(cumulative[:, None] < wanted[:, :, None], 2, y.dtype)
     return low[:, None] + step[:, None] * (place + 0.5)
 
 

@@ -166,7 +166,8 @@ def _neuron_readings(
         "turning": 1 / gradient.W**2,
         "cosine": jnp.abs(gradient.cosine),
         "handed_to_gamma": stopping.handed_to_gamma(angles, below=aligned),
-        "stopped": jnp.sum(stopping.stopped(angles, below=aligned), 0) / jnp.sum(inputs),
+        "stopped": jnp.sum(stopping.stopped(angles, below=aligned), 0, inputs.dtype)
+        / jnp.sum(inputs),
         "synced": groups.size > 0,
         "eps_share": eps_share,
         "removed": stopping.removed(angles).share,

@@ -6,7 +6,7 @@ checked in `norm`. Here γ, β and all statistics are vectors over the channels 
 weights have x's rank, and x has its own shape.
 """
 
-from bnjax.rules.forward import RuleConfig, normalize_by_autodiff
+from bnjax.rules.forward import MASKED, RuleConfig, normalize_by_autodiff
 from bnjax.rules.given import normalize_with
 from bnjax.rules.jvp import normalize_by_jvp
 from bnjax.rules.vjp import normalize_by_vjp
@@ -14,4 +14,4 @@ from bnjax.rules.vmapped import normalize_over_vmap
 
 RULES = {"vjp": normalize_by_vjp, "jvp": normalize_by_jvp, "autodiff": normalize_by_autodiff}
 
-__all__ = ["RULES", "RuleConfig", "normalize_over_vmap", "normalize_with"]
+__all__ = ["MASKED", "RULES", "RuleConfig", "normalize_over_vmap", "normalize_with"]

@@ -4,6 +4,9 @@
 (BN.3)  y = γ x̂ + β
 (D.17)  x̂ = 0, y = β where w = 0
 
+With `masked="normalize"`, BN.2 and BN.3 hold where w = 0, too: such places read the moments of the
+others and shape none. Whatever is not finite there has no y (NaN) and no influence.
+
 Source: S0/S1 §2, S3; Ioffe & Szegedy 2015.
 """
 
@@ -20,6 +23,8 @@ from bnjax.collectives import Axes
 from bnjax.layout import Layout, by_platform
 from bnjax.moments import Moments, SplitMoments
 
+MASKED = ("beta", "normalize")  # what y may be where w = 0
+
 
 class RuleConfig(NamedTuple):
     """What a rule knows when it is traced: all static.
@@ -28,11 +33,15 @@ class RuleConfig(NamedTuple):
         features: The feature axes of x, ascending.
         eps: ε.
         axes: Where sums go beyond this device.
+        masked: What y is where w = 0: "beta", or "normalize" for x normalized as elsewhere.
+        dtype: Of y; None for x's.
     """
 
     features: tuple[int, ...]
     eps: float
     axes: Axes = Axes()
+    masked: str = "beta"
+    dtype: jnp.dtype | None = None
 
 
 @partial(jax.jit, static_argnums=0)  # one program for whoever calls it eagerly
@@ -40,26 +49,35 @@ def forward(
     config: RuleConfig, x: Array, gamma: Array | None, beta: Array | None, weights: Array | None
 ) -> tuple[tuple[Array, Moments], tuple[SplitMoments, Array]]:
     """Normalize x: (y, moments), and (split moments, q = r/a) for the derivatives."""
-    features, eps, axes = config
-    split = by_platform(x, features, lambda layout: local_moments(layout, eps, x, weights))
+    features, eps, axes = config.features, config.eps, config.axes
+    split = by_platform(x, features, lambda layout: local_moments(config, layout, x, weights))
     split = moments.combine_devices(split, eps, axes)
-    inv_std = kernel.inverse_std(split.var, eps, split.unit)  # q = r/a, BN.2
+    inv_std = inverse_std(config, split, split.var)  # q = r/a, BN.2
     scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
     y = by_platform(
-        x, features, lambda layout: scale_and_shift(layout, x, split, scale, beta, weights)
+        x, features, lambda layout: scale_and_shift(config, layout, x, split, scale, beta, weights)
     )
     mean, var = split.natural()
     counts = split.count * axes.copies, split.effective_count * axes.copies
     return (y, Moments(mean, var, *counts)), (split, inv_std)
 
 
-def local_moments(layout: Layout, eps: float, x: Array, weights: Array | None) -> SplitMoments:
+def local_moments(
+    config: RuleConfig, layout: Layout, x: Array, weights: Array | None
+) -> SplitMoments:
     """Compute the moments of this device's samples."""
-    view, w = masked_view(layout, x, weights)
-    return moments.split_moments(view, layout, eps, w)
+    view, w, _ = masked_view(config, layout, x, weights)
+    return moments.split_moments(view, layout, config.eps, w)
+
+
+def inverse_std(config: RuleConfig, split: SplitMoments, var: Array) -> Array:
+    """Return q = r/a of a² σ², and 0 for a channel without moments: there every y is β."""
+    inv_std = kernel.inverse_std(var, config.eps, split.unit)
+    return jnp.where(split.count == 0, 0, inv_std) if config.masked == "normalize" else inv_std
 
 
 def scale_and_shift(
+    config: RuleConfig,
     layout: Layout,
     x: Array,
     split: SplitMoments,
@@ -67,16 +85,18 @@ def scale_and_shift(
     beta: Array | None,
     weights: Array | None,
 ) -> Array:
-    """Return (x − s) γ r + (β − ρ γ r), of x's shape and dtype: BN.3; β where w = 0: D.17."""
-    view, w = masked_view(layout, x, weights)
+    """Return (x − s) γ r + (β − ρ γ r), of x's shape: BN.3; β where w = 0: D.17."""
+    view, _, kept = masked_view(config, layout, x, weights)
     view, shift = _xla.reread((view, split.shift), Reader.NORMALIZED)
     offset = -split.remainder * scale
     if beta is not None:
         offset += beta
     y = (view.astype(shift.dtype) - layout.row(shift)) * layout.row(scale) + layout.row(offset)
-    if w is not None:
-        y = jnp.where(w != 0, y, 0 if beta is None else layout.row(beta))
-    return y.astype(x.dtype).reshape(x.shape)
+    if kept is not None and config.masked == "beta":
+        y = jnp.where(kept, y, 0 if beta is None else layout.row(beta))
+    elif kept is not None:
+        y = jnp.where(kept, y, jnp.nan)
+    return y.astype(config.dtype or x.dtype).reshape(x.shape)
 
 
 def normalize_by_autodiff(
@@ -86,10 +106,16 @@ def normalize_by_autodiff(
     return forward(config, x, gamma, beta, weights)[0]
 
 
-def masked_view(layout: Layout, x: Array, weights: Array | None) -> tuple[Array, Array | None]:
-    """Return x and the weights in their layout, x with zeros where the weight is zero (D.17)."""
+def masked_view(
+    config: RuleConfig, layout: Layout, x: Array, weights: Array | None
+) -> tuple[Array, Array | None, Array | None]:
+    """Return x and the weights in their layout, and which places of x are normalized.
+
+    x is zero at the others (D.17): weights of zero would not hide NaN and infinity.
+    """
     view = layout.view(x)
     if weights is None:
-        return view, None
+        return view, None, None
     w = layout.view_weights(weights, x.shape)
-    return jnp.where(w != 0, view, 0), w  # 0 · x would not hide NaN and infinity
+    kept = (w != 0) | jnp.isfinite(view) if config.masked == "normalize" else w != 0
+    return jnp.where(kept, view, 0), w, kept

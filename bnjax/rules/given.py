@@ -36,11 +36,12 @@ def normalize_with(config, x, mean, var, gamma, beta):
     """Normalize with given statistics (P.3); pushed forward by hand in all five."""
     layout, eps = plain(x, config.features), config.eps
     deviation = x.astype(mean.dtype) - layout.row(mean)
-    y = deviation * layout.row(kernel.scale(gamma, kernel.inverse_std(var, eps)))
+    # a sample's y depends on that sample alone, to the last bit
+    scale = kernel.scale(gamma, kernel.inverse_std(var, eps))
+    y = _xla.rounded_product(deviation, layout.row(scale))
     if beta is not None:
-        # a sample's y depends on that sample alone, to the last bit
-        y = _xla.rounded(y) + layout.row(beta)
-    return y.astype(x.dtype)
+        y += layout.row(beta)
+    return y.astype(config.dtype or x.dtype)
 
 
 @normalize_with.defjvp
@@ -68,4 +69,4 @@ def _linear_map(config, dots, x, mean, var, gamma):
     y_dot += layout.row(along) * deviation
     if beta_dot is not None:
         y_dot += layout.row(beta_dot)
-    return y_dot.astype(x.dtype)
+    return y_dot.astype(config.dtype or x.dtype)

@@ -9,7 +9,9 @@ Means are weighted, ⟨t⟩ = Σ_s p_s t_s with p = w/n, n = Σ_s w_s. With tang
       = γ r [ẋ − ⟨ẋ⟩ − x̂ ⟨ẋ x̂⟩] + γ̇ x̂ + β̇ = K(ẋ) + γ̇ x̂ + β̇                     (D.4, D.5)
       = γ r ẋ + c₁ + (c₂ + γ̇ q) (d − aρ) + β̇       (a, d, q, c₁, c₂ as in `kernel`)
 
-JAX transposes this map where it needs the pull-back. Where w = 0, ẏ is β̇ (D.17).
+JAX transposes this map where it needs the pull-back. Where w = 0, ẏ is β̇ (D.17). With
+`masked="normalize"` the last line holds there, too: ẋ is in ẏ, and p = 0 keeps it out of the means.
+Where w = 0 and x is not finite there is no y, and ẏ is 0.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -34,7 +36,7 @@ from bnjax import collectives, kernel, moments
 from bnjax.kernel import Projections
 from bnjax.layout import Layout, by_platform
 from bnjax.moments import Moments, SplitMoments
-from bnjax.rules.forward import forward, masked_view
+from bnjax.rules.forward import RuleConfig, forward, masked_view
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -62,35 +64,44 @@ def _push_forward(config, primals, tangents):
 )
 def _linear_map(config, dots, x, gamma, weights, split, inv_std):
     """Map (ẋ, γ̇, β̇) to (ẏ, μ̇, σ̇²)."""
-    features, _, axes = config
+    features, axes = config.features, config.axes
     x_dot, *channel_dots = dots
     x_dot = x_dot.astype(inv_std.dtype)  # once: transposed, what it gets is added up, then rounded
     scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
     zero = jnp.zeros_like(inv_std)
     channel_dots = [zero if dot is None else dot for dot in channel_dots]
-    inner = by_platform(x, features, lambda layout: local_means(layout, x_dot, x, weights, split))
+    inner = by_platform(
+        x, features, lambda layout: local_means(config, layout, x_dot, x, weights, split)
+    )
     (mean_dot, along), of_x = collectives.sum_pushed_forward(inner, channel_dots, x, axes)
     ones, deviations, gamma_dot, beta_dot = of_x
     c = kernel.coefficients(Projections(ones, deviations), scale, inv_std)
     c = Projections(c.ones, c.deviations + gamma_dot * inv_std)  # γ̇ x̂ lies along x − μ
-    y_dot = by_platform(
-        x, features, lambda layout: push(layout, x_dot, x, weights, split, scale, c, beta_dot)
-    )
-    return y_dot, mean_dot, 2 * along / split.unit  # D.7
+
+    def pushed(layout: Layout) -> Array:
+        return push(config, layout, x_dot, x, weights, split, scale, c, beta_dot)
+
+    return by_platform(x, features, pushed), mean_dot, 2 * along / split.unit  # D.7
 
 
 def local_means(
-    layout: Layout, x_dot: Array, x: Array, weights: Array | None, split: SplitMoments
+    config: RuleConfig,
+    layout: Layout,
+    x_dot: Array,
+    x: Array,
+    weights: Array | None,
+    split: SplitMoments,
 ) -> Projections:
     """Return this device's part of ⟨ẋ⟩ and ⟨ẋ (d − aρ)⟩."""
-    t, view, w = _masked(layout, x_dot, x, weights, split)
+    t, view, w, _ = _masked(config, layout, x_dot, x, weights, split)
     if w is not None:
-        t = moments.fractions(w, split.count, layout) * t
+        t = moments.fractions(w, split.count, layout) * jnp.where(w != 0, t, 0)
     inner = kernel.inner_products(t, view, split, layout)
     return inner if w is not None else kernel.average(inner, split.count)
 
 
 def push(
+    config: RuleConfig,
     layout: Layout,
     x_dot: Array,
     x: Array,
@@ -100,17 +111,26 @@ def push(
     c: Projections,
     beta_dot: Array,
 ) -> Array:
-    """Return γ r ẋ + c₁ + c₂ (d − aρ) + β̇, D.4 and D.5, in x's dtype; β̇ where w = 0, D.17."""
-    t, view, w = _masked(layout, x_dot, x, weights, split)
+    """Return γ r ẋ + c₁ + c₂ (d − aρ) + β̇, D.4 and D.5, in y's dtype; β̇ where w = 0, D.17."""
+    t, view, _, kept = _masked(config, layout, x_dot, x, weights, split)
     y_dot = kernel.apply_kernel(t, view, split, scale, c, layout)
-    y_dot = y_dot if w is None else jnp.where(w != 0, y_dot, 0)
-    return (y_dot + layout.row(beta_dot)).astype(x.dtype).reshape(x.shape)
+    shift = layout.row(beta_dot)
+    if kept is None:
+        y_dot += shift
+    else:
+        y_dot = jnp.where(kept, y_dot + shift, shift if config.masked == "beta" else 0)
+    return y_dot.astype(config.dtype or x.dtype).reshape(x.shape)
 
 
 def _masked(
-    layout: Layout, x_dot: Array, x: Array, weights: Array | None, split: SplitMoments
-) -> tuple[Array, Array, Array | None]:
-    """Return ẋ, x and w in a layout."""
-    view, w = masked_view(layout, x, weights)
+    config: RuleConfig,
+    layout: Layout,
+    x_dot: Array,
+    x: Array,
+    weights: Array | None,
+    split: SplitMoments,
+) -> tuple[Array, Array, Array | None, Array | None]:
+    """Return ẋ, x, w and the places that are normalized, in a layout."""
+    view, w, kept = masked_view(config, layout, x, weights)
     t = layout.view(x_dot).astype(split.shift.dtype)
-    return t if w is None else jnp.where(w != 0, t, 0), view, w  # D.17
+    return t if kept is None else jnp.where(kept, t, 0), view, w, kept  # D.17

@@ -18,8 +18,14 @@ x̄ is what makes Σ_s x̄_s dx_s = Σ_s ȳ_s K(dx)_s for every dx. In Σ_s ȳ_s
 
 The moments are outputs, too: μ̄ dμ + σ̄² dσ² adds (w/n) [μ̄ + 2 σ̄² (x − μ)], which lies along 1 and
 x − μ as what K takes out does (D.7). Where w = 0 the value does not exist: ȳ there reaches β only,
-and ȳ⁺ is ȳ without it (D.17). The code computes it in the terms of `kernel`, q = r/a and
-a (x − μ) = d − aρ:
+and ȳ⁺ is ȳ without it (D.17).
+
+With `masked="normalize"` dy = K(dx) holds where w = 0 as well: dx there counts in no ⟨⟩, but dμ and
+dr move y. So ȳ⁺ is ȳ: it takes part in Σ ȳ and Σ ȳ x̂, which the weights hand on to the places that
+count, and x̄ is γ r ȳ where w = 0. ȳ⁺ is without places that have no y, where x is not finite and
+w = 0; those do not reach β either.
+
+The code computes it in the terms of `kernel`, q = r/a and a (x − μ) = d − aρ:
 
 ==> x̄ = γ r ȳ⁺ + (w/n) [c₁ + c₂ (d − aρ)]
     c₁ = μ̄ − γ r Σ ȳ⁺,  c₂ = 2 σ̄²/a − γ r q² Σ ȳ⁺ (d − aρ)
@@ -76,22 +82,23 @@ def pull_back(
     config: RuleConfig, residuals: Residuals, bars: tuple[Array, Moments]
 ) -> tuple[Array, Array | None, Array | None, None]:
     """Pull cotangents of (y, moments) back to (x, γ, β, weights)."""
-    features, _, axes = config
+    features, axes = config.features, config.axes
     x, gamma, beta, weights, split, inv_std = residuals
     y_bar, (mean_bar, var_bar, *_) = bars
     scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
 
     def masked(layout: Layout) -> tuple[Array, Array, Array, Array | None]:
         """Return ȳ, ȳ⁺, x and w in a layout."""
-        view, w = masked_view(layout, x, weights)
+        view, w, kept = masked_view(config, layout, x, weights)
         t = layout.view(y_bar).astype(inv_std.dtype)
-        return t, t if w is None else jnp.where(w != 0, t, 0), view, w  # D.17
+        return t, t if kept is None else jnp.where(kept, t, 0), view, w  # D.17
 
     def sums(layout: Layout) -> tuple[Projections, Array]:
         """Return Σ ȳ⁺, Σ ȳ⁺ (d − aρ) and Σ ȳ."""
-        t, valid, view, w = masked(layout)
+        t, valid, view, _ = masked(layout)
         inner = kernel.inner_products(valid, view, split, layout)
-        return inner, inner.ones if w is None else layout.sum(t)
+        of_beta = weights is not None and config.masked == "beta"  # some y are β alone
+        return inner, layout.sum(t) if of_beta else inner.ones
 
     (inner, beta_bar), c = collectives.sum_pulled_back(
         by_platform(x, features, sums),

@@ -40,9 +40,9 @@ from jax import Array, lax
 
 from bnjax import collectives, kernel, moments
 from bnjax.kernel import Projections
-from bnjax.layout import by_platform, plain
+from bnjax.layout import Layout, by_platform, plain
 from bnjax.moments import Moments, SplitMoments
-from bnjax.rules.forward import RuleConfig, local_moments, scale_and_shift
+from bnjax.rules.forward import RuleConfig, inverse_std, local_moments, scale_and_shift
 from bnjax.rules.jvp import local_means, push
 
 
@@ -50,18 +50,18 @@ def normalize_over_vmap(
     config: RuleConfig, x: Array, gamma: Array | None, beta: Array | None, weights: Array | None
 ) -> tuple[Array, Moments]:
     """Normalize over the axes of a vmap; pushed forward by hand, and transposed by JAX."""
-    features, eps, axes = config
+    axes = config.axes
     on_mesh, vmapped = collectives.split_vmapped(axes)
     # under vmap this moves nothing
     gathered = (a if a is None else collectives.gather(a, vmapped) for a in (x, weights))
-    whole = RuleConfig(tuple(a + 1 for a in features), eps, on_mesh)
+    whole = config._replace(features=tuple(a + 1 for a in config.features), axes=on_mesh)
     split = _whole_moments(whole, *lax.stop_gradient(tuple(gathered)))
-    x_step, steps = _steps(features, x, weights, split)
+    x_step, steps = _steps(config, x, weights, split)
     mean_step, var_step = collectives.sum_vectors(steps, axes)  # m, a v
     unit = split.unit
     var = split.var + (2 * (unit * var_step) - (unit * mean_step) ** 2)  # a² σ²
-    scale = kernel.scale(gamma, kernel.inverse_std(var, eps, unit))  # g
-    y = _normalize(features, x, x_step, scale, unit * mean_step, beta, weights, split)
+    scale = kernel.scale(gamma, inverse_std(config, split, var))  # g
+    y = _normalize(config, x, x_step, scale, unit * mean_step, beta, weights, split)
     mean, var = split._replace(remainder=split.remainder + mean_step, var=var).natural()
     return y, Moments(mean, var, split.count, split.effective_count)
 
@@ -69,26 +69,27 @@ def normalize_over_vmap(
 @partial(jax.jit, static_argnums=0)
 def _whole_moments(config: RuleConfig, x: Array, weights: Array | None) -> SplitMoments:
     """Compute the moments of a batch, gathered over the vmap, and over the mesh around it."""
-    features, eps, axes = config
-    split = by_platform(x, features, lambda layout: local_moments(layout, eps, x, weights))
-    return moments.combine_devices(split, eps, axes)
+    split = by_platform(
+        x, config.features, lambda layout: local_moments(config, layout, x, weights)
+    )
+    return moments.combine_devices(split, config.eps, config.axes)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _zero_steps(features, x, weights, split):
+def _zero_steps(config, x, weights, split):
     """Return x − x in the sums' dtype, and this element's parts of m and a v: all 0."""
     dtype = split.shift.dtype
     # from x and w: where the values are not mapped, vmap takes the tangents not to be, either
     zero = jnp.where(False, x.astype(dtype), 0)
     if weights is not None:
         zero = jnp.where(False, weights, zero)
-    vector = plain(x, features).sum(zero)
+    vector = plain(x, config.features).sum(zero)
     return zero, Projections(vector, vector)
 
 
 @_zero_steps.defjvp
-def _push_steps(features, primals, tangents):
-    return _zero_steps(features, *primals), _step_map(features, tangents[0], *primals)
+def _push_steps(config, primals, tangents):
+    return _zero_steps(config, *primals), _step_map(config, tangents[0], *primals)
 
 
 # as in `jvp`: what JAX saves to transpose it is x itself
@@ -101,42 +102,46 @@ _saving_arguments = partial(
 
 
 @_saving_arguments
-def _step_map(features, x_dot, x, weights, split):
+def _step_map(config, x_dot, x, weights, split):
     """Map ẋ to itself and to ṁ and a v̇."""
     x_dot = x_dot.astype(split.shift.dtype)  # once, as in `jvp`
-    means = by_platform(x, features, lambda layout: local_means(layout, x_dot, x, weights, split))
-    return x_dot, means
+
+    def means(layout: Layout) -> Projections:
+        return local_means(config, layout, x_dot, x, weights, split)
+
+    return x_dot, by_platform(x, config.features, means)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _normalize_around(features, x, x_step, scale, mean_step, beta, weights, split):
+def _normalize_around(config, x, x_step, scale, mean_step, beta, weights, split):
     """Return g [a (x − μ₀) − a m] + β for m = 0; the tangent of x is that of its step."""
     del x_step, mean_step  # 0
-    return by_platform(
-        x,
-        features,
-        lambda layout: scale_and_shift(layout, x, split, scale * split.unit, beta, weights),
-    )
+
+    def normalized(layout: Layout) -> Array:
+        return scale_and_shift(config, layout, x, split, scale * split.unit, beta, weights)
+
+    return by_platform(x, config.features, normalized)
 
 
 @_normalize_around.defjvp
-def _push_around(features, primals, tangents):
+def _push_around(config, primals, tangents):
     x, _, scale, mean_step, _, weights, split = primals
-    out = _normalize_around(features, *primals)
-    return out, _around_map(features, tangents[1:5], x, scale, mean_step, weights, split)
+    out = _normalize_around(config, *primals)
+    return out, _around_map(config, tangents[1:5], x, scale, mean_step, weights, split)
 
 
 @_saving_arguments
-def _around_map(features, dots, x, scale, mean_step, weights, split):
+def _around_map(config, dots, x, scale, mean_step, weights, split):
     """Map (ẋ, ġ, a ṁ, β̇) to ẏ."""
     x_dot, scale_dot, mean_dot, beta_dot = dots
     beta_dot = jnp.zeros_like(scale) if beta_dot is None else beta_dot
     c = Projections(-(scale * mean_dot + scale_dot * mean_step), scale_dot)
-    return by_platform(
-        x,
-        features,
-        lambda layout: push(layout, x_dot, x, weights, split, scale * split.unit, c, beta_dot),
-    )
+    gamma_r = scale * split.unit
+
+    def pushed(layout: Layout) -> Array:
+        return push(config, layout, x_dot, x, weights, split, gamma_r, c, beta_dot)
+
+    return by_platform(x, config.features, pushed)
 
 
 # one program each for an eager caller
