@@ -9,6 +9,7 @@ def test_all_checks_pass_on_eight_devices():
     check_on_eight_devices("device_checks.py")
 
 
+@pytest.mark.slow
 def test_all_checks_pass_on_explicit_meshes():
     check_on_eight_devices("explicit_mesh_checks.py", flags=quick_flags())
 

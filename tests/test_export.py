@@ -48,7 +48,9 @@ def test_one_program_serves_every_batch_size(rule, rng):
             assert np.linalg.norm(got[2] - gamma_bar[0]) < 1e-6 * np.linalg.norm(y_bar)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "rule", ["vjp", *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("jvp", "autodiff"))]
+)
 @pytest.mark.parametrize(
     ("sizes", "axis"),
     [

@@ -93,8 +93,15 @@ def check(run, x, gamma, beta, y_bar, dots, w, eps, weights, tolerance):
     near("var_dot", tangents[2], var_dot, 2 * np.abs(deviation * x_dot).max(0))
 
 
-@pytest.mark.parametrize("weights", [False, True], ids=["plain", "weights"])
-@pytest.mark.parametrize("eps", [0.0, 1e-5])
+@pytest.mark.parametrize(
+    ("eps", "weights"),
+    [
+        pytest.param(0.0, True, id="weights-0.0"),
+        pytest.param(1e-5, False, id="plain-1e-05"),
+        pytest.param(0.0, False, id="plain-0.0", marks=pytest.mark.slow),
+        pytest.param(1e-5, True, id="weights-1e-05", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("rule", RULES)
 def test_every_scale_is_right_by_every_rule_side_by_side(rule, eps, weights, rng):
     run = both_ways(rule, eps, weights)

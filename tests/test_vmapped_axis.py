@@ -18,8 +18,11 @@ GAMMA, BETA, GAMMA_DOT, BETA_DOT, MEAN_BAR, VAR_BAR = rng.normal(size=(6, C))
 ARGS, DOTS = (X, GAMMA, BETA), (X_DOT, GAMMA_DOT, BETA_DOT)
 WEIGHTS = rng.uniform(0.5, 2, (D, N, 1))
 WEIGHTS[0] = WEIGHTS[1, 0] = 0  # the first element of the vmap holds nothing
-CASES = (("vjp", None), ("vjp", WEIGHTS), ("autodiff", WEIGHTS))
-NAMES = ("vjp", "vjp weights", "autodiff weights")
+CASES = [
+    pytest.param("vjp", WEIGHTS, id="vjp weights"),
+    pytest.param("vjp", None, id="vjp", marks=pytest.mark.slow),
+    pytest.param("autodiff", WEIGHTS, id="autodiff weights", marks=pytest.mark.slow),
+]
 
 
 def close(got, wanted):
@@ -108,7 +111,7 @@ AROUND = {
 }
 
 
-@pytest.mark.parametrize(("rule", "where"), CASES, ids=NAMES)
+@pytest.mark.parametrize(("rule", "where"), CASES)
 def test_the_vmap_may_stand_anywhere(rule, where):
     f, whole = spread(rule, where), plain(where)
     each = [gradient(around(cost(f))) for around in AROUND.values()]
@@ -120,7 +123,7 @@ def test_the_vmap_may_stand_anywhere(rule, where):
     close(compiled(*ARGS), [wanted] * (len(each) + 1))
 
 
-@pytest.mark.parametrize(("rule", "where"), CASES, ids=NAMES)
+@pytest.mark.parametrize(("rule", "where"), CASES)
 def test_second_derivatives_and_forward_mode(rule, where):
     def ways(f):
         return second(f), pushed(gradient(f)), pushed(f), gradient(pushed(jax.checkpoint(f)))
