@@ -28,10 +28,10 @@ _CHAIN = 16  # additions in a row that lose next to nothing
 class Reader(enum.IntEnum):
     """The loops over the batch that each read x, or a cotangent of it, once more."""
 
-    REMAINDER = 1  # Σ (x − shift)
-    SQUARES = 2  # Σ (x − shift)²
+    REMAINDER = 1  # Σ z, z = a (x − shift)
+    SQUARES = 2  # Σ z²
     NORMALIZED = 3  # y
-    INNER_PRODUCTS = 4  # Σ t, Σ t (x − μ)
+    INNER_PRODUCTS = 4  # Σ t, Σ t z
     KERNEL = 5  # K(t)
 
 

@@ -120,14 +120,14 @@ def sum_pulled_back(
     So does JAX's own derivative of a psum in each case.
 
     Args:
-        sums: This device's inner products of ȳ with 1 and x − μ, and β̄; (channels,) each.
-        coefficients: The linear map from the inner products to what K takes out.
-        moments_bar: μ̄ and 2 σ̄², which lie along 1 and x − μ too.
+        sums: This device's inner products of ȳ⁺ with 1 and a (x − μ), and β̄; (channels,) each.
+        coefficients: The linear map from the inner products to c₁ and c₂ (`kernel.coefficients`).
+        moments_bar: μ̄ and 2 σ̄²/a, which the moments' cotangents add to c₁ and c₂ (D.7).
         channel_params: γ and β.
         axes: Where sums go.
 
     Returns:
-        The sums, from which γ̄ and β̄ are read, and the coefficients with the moments' share.
+        The sums, from which γ̄ and β̄ are read, and c₁ and c₂ with the moments' share.
     """
     if not axes.checked:
         parts = _add(coefficients(sums[0]), moments_bar)
@@ -144,7 +144,7 @@ def sum_pushed_forward(
     """Add up what a push-forward sums on each device, by one psum whose transpose is one, too.
 
     Args:
-        inner: This device's inner products of w ẋ with 1 and x − μ; (channels,) each.
+        inner: This device's inner products of p ẋ with 1 and a (x − μ); (channels,) each.
         channel_dots: γ̇ and β̇.
         x: The batch, whose type tells over which axes ẏ varies.
         axes: Where sums go.

@@ -19,7 +19,7 @@ from jax import Array
 from bnjax._checks import unknown_name, weights
 from bnjax._xla import as_written
 from bnjax.layout import accumulator_dtype
-from bnjax.moments import scale_to_one
+from bnjax.powers_of_two import scale_to_one
 
 
 class Cost(NamedTuple):

@@ -4,21 +4,26 @@
 (D.4)   K(t) = γ r [t − ⟨t⟩ − x̂ ⟨t x̂⟩]
 (D.17)  ⟨t⟩ = Σ_s w_s t_s / n,  n = Σ_s w_s
 
-K takes two directions out of t, the constant one and x̂. It is formed from x − μ, which is never
-rounded to x̂ first, in units of the power of two a that keeps a² σ² near 1 (`moments`):
+K subtracts from t a multiple of 1 and a multiple of x̂. Neither x̂ nor x − μ is formed, as either
+would round once more. `moments` keeps μ in two floats, ξ + e, and multiplies deviations by a power
+of two, z = a (x − ξ):
 
-    q = r/a,  d = a (x − s),  a (x − μ) = d − aρ,  x̂ = q (d − aρ)
-==> K(t) = γ r t − γ r ⟨t⟩ − γ r q² (d − aρ) ⟨t (d − aρ)⟩
-         = γ r t + c₁ + c₂ (d − aρ)
-    c₁ = −γ r ⟨t⟩,  c₂ = −γ r q² ⟨t (d − aρ)⟩
+    a (x − μ) = z − a e,  x̂ = q (z − a e)  with  q = r/a                                 (BN.2)
+==> K(t) = γ r t − γ r ⟨t⟩ − γ r q² (z − a e) ⟨t (z − a e)⟩                               (D.4)
 
-No power of r above the first appears, so nothing overflows that the result does not.
+In three steps, each a function below; between the first two, sums travel between devices:
 
-These are the three steps below: `inner_products`, `coefficients`, `apply_kernel`; between the first
-two, sums travel between devices. A tangent is pushed forward by K. A cotangent is pulled back by
-its transpose, w K(·/w): the same steps with the weights p = w/n in the other place, Σ t for
-⟨t⟩ = Σ p t, and p [c₁ + c₂ (d − aρ)] for c₁ + c₂ (d − aρ). With equal weights the two are one
-symmetric operator.
+    Σ t,  Σ t (z − a e) = Σ t z − a e Σ t                                      `inner_products`
+    c₁ = −γ r ⟨t⟩,  c₂ = −γ r q² ⟨t (z − a e)⟩                                   `coefficients`
+    K(t) = γ r t + c₁ + c₂ (z − a e) = γ r t + (c₁ − c₂ a e) + c₂ z              `apply_kernel`
+
+Only the first power of r appears: r² and r³ leave float32 where K(t) may not. q² stays inside, as a
+keeps a² (σ² + ε) above about 2⁻⁶⁴ and a² σ² below 2⁶⁴. (t z is formed, and overflows where |t| aσ
+does.)
+
+K pushes tangents forward, with ⟨t⟩ = Σ p t, p = w/n. Its transpose, w K(·/w), pulls cotangents back
+(D.17): the same steps with plain sums for the two means, and p [c₁ + c₂ (z − a e)] for
+c₁ + c₂ (z − a e). With equal weights the two are one operator (D.3).
 
 Source: S0/S1 eq. 3; the weights are ours.
 """
@@ -36,7 +41,7 @@ from bnjax.moments import SplitMoments
 
 
 class Projections(NamedTuple):
-    """A number per channel for each direction that K takes out: 1, and a (x − μ); (channels,)."""
+    """Inner products with 1 and with z − a e, or coefficients of these two; (channels,) each."""
 
     ones: Array
     deviations: Array
@@ -54,7 +59,7 @@ def scale(gamma: Array | None, inv_std: Array) -> Array:
 
 
 def inner_products(t: Array, x: Array, split: SplitMoments, layout: Layout) -> Projections:
-    """Return Σ t and Σ t a (x − μ) over this device's samples.
+    """Return Σ t and Σ t (z − a e) over this device's samples.
 
     Args:
         t: A cotangent of y, or p times a tangent of x; in the sums' dtype and in `layout`.
@@ -66,24 +71,24 @@ def inner_products(t: Array, x: Array, split: SplitMoments, layout: Layout) -> P
     # t apart from x: a tangent is linear, and a barrier around both would not be
     t = _xla.reread(t, Reader.INNER_PRODUCTS)
     x, split = moments.reread_batch(x, split, Reader.INNER_PRODUCTS)
-    # Σ t d − aρ Σ t: one subtraction per number less than Σ t (d − aρ)
+    # Σ t z − a e Σ t: one subtraction per number less than Σ t (z − a e)
     deviations = layout.sum(t * moments.deviation(x, split, layout))
     return Projections(ones, deviations - (split.remainder * split.unit) * ones)
 
 
 def coefficients(inner: Projections, scale: Array, inv_std: Array) -> Projections:
-    """Return c₁ = −γ r ⟨t⟩ and c₂ = −γ r q² ⟨t (d − aρ)⟩, or with sums in place of the means.
+    """Return c₁ = −γ r ⟨t⟩ and c₂ = −γ r q² ⟨t (z − a e)⟩, or with sums in place of the means.
 
     Args:
         inner: The means, or the sums.
         scale: γ r.
-        inv_std: q.
+        inv_std: q = r/a.
     """
     return Projections(-scale * inner.ones, -scale * (inv_std * (inv_std * inner.deviations)))
 
 
 def average(sums: Projections, n: Array) -> Projections:
-    """Return what sums over n samples of equal weight are on average: p = 1/n of each."""
+    """Return the means of sums over n samples of equal weight: 1/n of each."""
     n = _xla.opaque(jnp.where(n > 0, n, 1))
     return Projections(sums.ones / n, sums.deviations / n)
 
@@ -97,14 +102,14 @@ def apply_kernel(
     layout: Layout,
     p: Array | None = None,
 ) -> Array:
-    """Return γ r t + c₁ + c₂ (d − aρ); its last two summands times p where weights are given.
+    """Return γ r t + c₁ + c₂ (z − a e); its last two summands times p where weights are given.
 
     Args:
         t: A tangent of x or a cotangent of y, in the sums' dtype and in `layout`.
         x: What is normalized, in `layout`.
         split: Its moments.
         scale: γ r.
-        c: `coefficients`, and what else lies along 1 and a (x − μ).
+        c: c₁ and c₂, with whatever a rule adds to them.
         layout: Where the samples are.
         p: p = w/n in `layout`, where cotangents are pulled back with weights; else None.
 
@@ -113,23 +118,24 @@ def apply_kernel(
     """
     t = _xla.reread(t, Reader.KERNEL)
     x, split = moments.reread_batch(x, split, Reader.KERNEL)
-    constant = c.ones - c.deviations * (split.remainder * split.unit)  # c₁ − c₂ aρ, a vector
-    along = layout.row(constant) + layout.row(c.deviations) * moments.deviation(x, split, layout)
-    return layout.row(scale) * t + (along if p is None else p * along)
+    constant = c.ones - c.deviations * (split.remainder * split.unit)  # c₁ − c₂ a e, a vector
+    # c₁ + c₂ (z − a e)
+    mixed = layout.row(constant) + layout.row(c.deviations) * moments.deviation(x, split, layout)
+    return layout.row(scale) * t + (mixed if p is None else p * mixed)  # D.4; D.17 with p
 
 
 def K(t: Array, x: Array, split: SplitMoments, scale: Array, inv_std: Array) -> Array:
-    """Apply K of an unweighted batch to t: all three steps, for (B, n) arrays (D.4).
+    """Apply K of an unweighted batch to t: all three steps, for (B, n_out) arrays (D.4).
 
     Args:
-        t: Tangent or cotangent, (B, n).
-        x: What is normalized, (B, n).
+        t: Tangent or cotangent, (B, n_out).
+        x: What is normalized, (B, n_out).
         split: Its moments.
-        scale: γ r, (n,).
-        inv_std: q = r/a, (n,).
+        scale: γ r, (n_out,).
+        inv_std: q = r/a, (n_out,).
 
     Returns:
-        K(t), (B, n).
+        K(t), (B, n_out).
 
     Example:
         >>> x, t = jnp.array([[-1.0], [1.0]]), jnp.array([[0.0], [4.0]])

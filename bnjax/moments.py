@@ -1,25 +1,28 @@
-"""Mean and biased variance over the samples, exact for every mean, scale, weighting, device count.
+"""Mean and biased variance over the samples, accurate for any mean, scale, weights and devices.
 
 (BN.2)  μ = ⟨x⟩,  σ² = ⟨(x − μ)²⟩
 (D.17)  ⟨t⟩ = Σ_s w_s t_s / n,  n = Σ_s w_s
-(P.2)   ν = (Σ_s w_s)²/Σ_s w_s²
 
-Both means are formed around a shift s near μ and in units of a power of two, in one pass each:
+x is taken relative to a shift ξ near μ, times a power of two a; two sums give both moments:
 
-    d = a (x − s)
-==> a (μ − s) = ⟨d⟩,  a² σ² = ⟨(d − ⟨d⟩)²⟩ = ⟨d²⟩ − ⟨d⟩²
+    z = a (x − ξ)
+==> ⟨z⟩ = a (μ − ξ),  ⟨z²⟩ − ⟨z⟩² = ⟨(z − ⟨z⟩)²⟩ = a² σ²                                  (BN.2)
+==> μ = ξ + e  with  e = ⟨z⟩/a
 
-The shift: E[x²] − E[x]², which is this with s = 0, loses every digit once |μ| ≫ σ; around any s it
-errs by about 1 + (⟨d⟩/aσ)² roundings. No sample is trusted as the shift, nor several: they may lie
-√n σ away. The sums say so themselves, and are then formed again around the mean that they found.
+The shift. ⟨x²⟩ − ⟨x⟩², the case ξ = 0, a = 1, loses every digit once |μ| ≫ σ. Around any ξ, σ² is
+off by about 1 + (⟨z⟩/aσ)² roundings. The first ξ is the mean of eight samples on a CPU; 0
+elsewhere and where x is not `rearrangeable`; with weights, the mean found around one sample. None
+is sure to be near μ: one sample may lie √n σ away. Where |⟨z⟩| > 2 aσ, the sums are formed again
+around ξ + e.
 
-The mean stays in two floats, s and ρ = μ − s, until x − μ has been formed: one float cannot hold μ
-to better than |μ| 6e-8, which is a large part of σ once |μ| ≫ σ.
+The remainder. μ stays in two floats, ξ and e, until x − μ has been formed: one float holds μ to
+|μ| 6e-8 at best, which is a large part of σ once |μ| is 1e6 σ.
 
-The unit: σ² leaves float32 where σ leaves 1e-19 … 1e19. A factor a = 2^k about as large as 1/σ
-keeps a² σ² near 1, and rounds nothing. For ordinary σ it is 1, which costs nothing.
+The factor. σ² leaves float32 where σ leaves 1e-19 … 1e19. On one device a is 1 until σ² rises above
+2⁶⁴, or falls below 2⁻⁶⁴ with ε as small; then it is near 1/max(|x − ξ|, √ε). `combine_devices`
+always chooses one anew. A product with a power of two rounds nothing.
 
-s and a are constants to differentiation: μ and σ² depend on x through d alone.
+ξ and a are constants to differentiation: μ and σ² depend on x through z alone.
 
 Source: S0–S4; the weights are ours.
 """
@@ -34,7 +37,9 @@ from jax import Array, lax
 from bnjax import _xla, collectives
 from bnjax._xla import Reader
 from bnjax.collectives import Axes
+from bnjax.effective_counts import combine_effective_counts, effective_count
 from bnjax.layout import Layout, accumulator_dtype, rearrangeable
+from bnjax.powers_of_two import scale_to_one
 
 
 class Moments(NamedTuple):
@@ -55,11 +60,11 @@ class Moments(NamedTuple):
 
 
 class SplitMoments(NamedTuple):
-    """The same, kept so that nothing is rounded and nothing overflows; (channels,) each.
+    """The moments before μ and σ² are rounded to one float in x's own scale; (channels,) each.
 
     Attributes:
-        shift: s, a float near the mean.
-        remainder: ρ; μ = s + ρ.
+        shift: ξ, a float near the mean, or 0.
+        remainder: e; μ = ξ + e.
         unit: a, a power of two.
         var: a² σ².
         count: n.
@@ -75,7 +80,7 @@ class SplitMoments(NamedTuple):
 
     def natural(self) -> tuple[Array, Array]:
         """Return μ and σ², each in one float."""
-        size = 1 / self.unit  # not σ² / a / a, which XLA turns into σ² / a², and that may underflow
+        size = 1 / self.unit  # not var / a / a: XLA makes it var / a², and a² may leave the range
         return self.shift + self.remainder, size * (size * self.var)
 
 
@@ -121,17 +126,17 @@ def split_moments(
 
 
 def fractions(weights: Array, n: Array, layout: Layout) -> Array:
-    """Return p = w/n in the layout: however large or small all weights are, they sum to 1."""
+    """Return p = w/n in the layout: 0 where n = 0; they sum to 1 if n and 1/n are normal floats."""
     return weights * layout.row(1 / jnp.where(n > 0, n, 1))
 
 
 def deviation(x: Array, split: SplitMoments, layout: Layout) -> Array:
-    """Return d = a (x − s) of a view of x. a (x − μ) is d − aρ, and a ρ a vector over channels."""
+    """Return z = a (x − ξ) of a view of x; a (x − μ) is z − a e, with the vector a e."""
     return (x.astype(split.shift.dtype) - layout.row(split.shift)) * layout.row(split.unit)
 
 
 def reread_batch(x: Array, split: SplitMoments, reader: Reader) -> tuple[Array, SplitMoments]:
-    """Return x and its moments so that this reader forms x − s anew (`_xla.reread`)."""
+    """Return x and its moments so that this reader forms x − ξ anew (`_xla.reread`)."""
     x, shift, unit = _xla.reread((x, split.shift, split.unit), reader)
     return x, split._replace(shift=shift, unit=unit)
 
@@ -139,12 +144,16 @@ def reread_batch(x: Array, split: SplitMoments, reader: Reader) -> tuple[Array, 
 def combine_devices(split: SplitMoments, eps: float, axes: Axes) -> SplitMoments:
     """Combine the moments of each device's samples into those of all, by one all_gather.
 
-    With p_i = n_i / n and s = Σ p_i s_i it is the same formula over devices instead of samples:
+    Device k holds mini-batch k. With p_k = n_k/n and ξ = Σ_k p_k ξ_k:
 
-        d_i = (s_i − s) + ρ_i,  ρ = Σ p_i d_i
-    ==> μ = s + ρ,  a² σ² = Σ p_i [(a/a_i)² a_i² σ_i² + (a (d_i − ρ))²]
+        μ_k − ξ = (ξ_k − ξ) + e_k
+    ==> μ = ξ + e,  e = Σ_k p_k (μ_k − ξ)                                                 (P.5)
+    ==> a² σ² = Σ_k p_k [(a/a_k)² a_k² σ_k² + a² (μ_k − μ)²]                              (P.5)
 
-    The payload is six numbers per channel and device.
+    a is chosen anew, near 1/max(σ_k, |μ_k − μ|, √ε); ν is `combine_effective_counts`. Six numbers
+    per channel travel from each device.
+
+    Source: Chan, Golub & LeVeque 1983.
     """
     if not axes.names:
         return split
@@ -164,55 +173,8 @@ def combine_devices(split: SplitMoments, eps: float, axes: Axes) -> SplitMoments
     return SplitMoments(shift, remainder, unit, var, count, effective)
 
 
-def effective_count(weights: Array, layout: Layout) -> Array:
-    """Compute ν = (Σ w)²/Σ w² of this device's samples (P.2).
-
-    The weights are scaled to a mean near one: otherwise Σ w² would overflow or underflow long
-    before Σ w does. The scale is a power of two, so that the count of a mask stays exact.
-
-    Args:
-        weights: w ≥ 0 in the accumulator's dtype, in `layout`.
-        layout: Where the samples are.
-
-    Returns:
-        ν, (channels,): 0 for a channel without weight, NaN for one with a weight that is NaN.
-
-    Example:
-        >>> from bnjax import layout
-        >>> samples = layout.of(jnp.ones((3, 1)), (1,))
-        >>> print(effective_count(jnp.array([[1e-30], [1e-30], [0.0]]), samples))
-        [2.]
-    """
-    if layout.samples_per_row > 1:  # a channel has several columns, of one scale
-        mean = layout.row(layout.sum(weights) / layout.n)
-    else:
-        mean = jnp.mean(weights, layout.sample_axes, keepdims=True)
-    w = _xla.as_written(weights * scale_to_one(mean))
-    total, squares = layout.sum_weights(w), layout.sum_weights(w * w)
-    return total * (total / jnp.where(squares == 0, 1, squares))
-
-
-def combine_effective_counts(n: Array, effective: Array) -> Array:
-    """Combine the effective counts of devices: ν = (Σ n_i)² / Σ n_i²/ν_i.
-
-    Args:
-        n: The count of each device, (devices, channels).
-        effective: ν_i, (devices, channels).
-
-    Returns:
-        ν, (channels,).
-    """
-    count = jnp.sum(n, 0)
-    part = _xla.as_written(n * scale_to_one(count)[None])
-    total = jnp.sum(part, 0)
-    squares = jnp.sum(part * part / jnp.where(effective == 0, 1, effective), 0)
-    combined = total * (total / jnp.where(squares == 0, 1, squares))
-    # Σ w² = Σ w on each device, as of masks: then so it is of all, without rounding
-    return jnp.where(jnp.all(effective == n, 0), count, combined)
-
-
 class _Sums(NamedTuple):
-    """Σ z and Σ z² with the shift and the unit of z; means already where there are weights."""
+    """Σ z and Σ z² with ξ and a; ⟨z⟩ and ⟨z²⟩ already where there are weights."""
 
     shift: Array
     unit: Array
@@ -270,7 +232,7 @@ def _sums_around(x: Array, shift: Array, unit: Array, *, p: Array | None, layout
 
 
 def _first_shift(x: Array, layout: Layout) -> Array:
-    """Return the mean of eight samples, of a constant channel exactly its constant; or 0."""
+    """Return on a CPU the mean of eight samples, exact for a constant channel; else 0."""
 
     def mean_of_few(x: Array) -> Array:
         few = layout.few_samples(x).astype(accumulator_dtype(x.dtype)) / 8
@@ -294,13 +256,5 @@ def _mean_around_a_sample(x: Array, p: Array, layout: Layout) -> Array:
 
 
 def _unit(size: Array, eps: float) -> Array:
-    """Return a power of two near 1/max(size, √ε): neither a² size² nor a² ε overflows."""
+    """Return a, a power of two near 1/max(size, √ε): neither a² size² nor a² ε overflows."""
     return scale_to_one(jnp.maximum(lax.stop_gradient(size), math.sqrt(eps)))
-
-
-def scale_to_one(size: Array) -> Array:
-    """Return for each size ≥ 0 the power of two whose product with it is near one."""
-    info = jnp.finfo(size.dtype)
-    smallest = float(info.smallest_normal)
-    inverse = jnp.clip(1 / size, smallest, 1 / smallest)
-    return lax.reduce_precision(inverse, exponent_bits=info.nexp, mantissa_bits=0)

@@ -31,10 +31,12 @@ FLOORS = (
     "rules",
     "kernel",
     "moments",
+    "effective_counts",
     "audit",
     "_checks",
     "collectives",
     "layout",
+    "powers_of_two",
     "_xla",
 )
 # what `batch_norm`, `normalize` and `Moments` need, all that `import bnjax` loads
@@ -43,7 +45,7 @@ EAGER = {
     *("bnjax._checks", "bnjax._xla", "bnjax.collectives", "bnjax.kernel", "bnjax.layout"),
     *("bnjax.moments", "bnjax.norm", "bnjax.rules"),
     *("bnjax.rules.forward", "bnjax.rules.given", "bnjax.rules.jvp", "bnjax.rules.vjp"),
-    "bnjax.rules.vmapped",
+    *("bnjax.effective_counts", "bnjax.powers_of_two", "bnjax.rules.vmapped"),
 }
 # what `import bnjax` never loads: what the extras cli, peers, notebooks and test bring
 HEAVY = {

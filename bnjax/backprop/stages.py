@@ -66,7 +66,7 @@ def staged_chain(
     d, r = matrix.deviation(residuals), a * q
     batch = len(d)
     x_hat_bar = y_bar if residuals.gamma is None else residuals.gamma[None] * y_bar
-    # in units of a power of two, d = a (x − μ) and r = a q: ∂C/∂(a² σ²) overflows nowhere
+    # with d = a (x − μ) and q = r/a: ∂C/∂(a² σ²) stays in the range where ∂C/∂σ² may leave it
     var_bar = -(q**3) / 2 * jnp.sum(x_hat_bar * d, 0, keepdims=True)
     mean_bar = -r * jnp.sum(x_hat_bar, 0, keepdims=True)
     if vanishing_term:

@@ -3,7 +3,7 @@
 A column a holds one number per sample: a = ⟨a⟩ + σ(a) â with ⟨â⟩ = 0 and |â| = √B (G.1).
 
 Errors of saturated layers are so small that their squares underflow in float32: σ(a) comes from
-moments in units of a power of two (`moments`).
+moments that are scaled by a power of two (`moments`).
 
 Source: S0/S1 §3.
 """

@@ -73,7 +73,7 @@ SYMBOLS: dict[str, tuple[Symbol, ...]] = {
         Symbol("BN(x)", "batch_norm", "(B, n_out)", "y as a function of x"),
         Symbol("g, g'", "g, g_prime", "", "activation function and its derivative"),
         Symbol("u_next", "", "(B, n_out)", "output of the layer, g(y)"),
-        Symbol("a, c", "", "(n_out,)", "constants, one per neuron"),
+        Symbol("c", "", "(n_out,)", "a constant, one per neuron"),
     ),
     "Cost and derivatives": (
         Symbol("φ", "targets", "(B, n_out)", "labels"),
@@ -94,6 +94,16 @@ SYMBOLS: dict[str, tuple[Symbol, ...]] = {
             "K(t)", "kernel.K", "(B, n_out)", "the kernel applied to t, γ r [t − ⟨t⟩ − x̂ ⟨t x̂⟩]"
         ),
         Symbol("M, M_i", "", "(B, B)", "the kernel of neuron i as a matrix, in units of γ r"),
+    ),
+    "Inside the code of a rule": (
+        Symbol("ξ", "shift", "(n_out,)", "a float near μ, or 0"),
+        Symbol("e", "remainder", "(n_out,)", "μ − ξ, small: ξ + e holds μ in two floats"),
+        Symbol("a", "unit", "(n_out,)", "a power of two, in BN.5 any number > 0; see `moments`"),
+        Symbol("z", "moments.deviation", "(B, n_out)", "a (x − ξ), so that a (x − μ) = z − a e"),
+        Symbol("a² σ²", "SplitMoments.var", "(n_out,)", "variance of z"),
+        Symbol("q", "Residuals.inv_std", "(n_out,)", "r/a, so that x̂ = q (z − a e)"),
+        Symbol("p", "p", "(B,)", "w/n; their sum is 1"),
+        Symbol("c₁, c₂", "Projections", "(n_out,)", "what K adds to γ r t is c₁ + c₂ (z − a e)"),
     ),
     "Statistics for inference": (
         Symbol("μ_k, σ_k², n_k, ν_k", "Moments", "(n_out,)", "μ, σ², n and ν of mini-batch k"),

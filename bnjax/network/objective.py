@@ -11,10 +11,11 @@ from jax import Array, lax
 from bnjax import _checks, _xla, costs
 from bnjax.collectives import Names
 from bnjax.layout import accumulator_dtype
-from bnjax.moments import Moments, scale_to_one
+from bnjax.moments import Moments
 from bnjax.network.checks import check_batch_arguments
 from bnjax.network.definition import Network, Params, State
 from bnjax.network.forward import bn_apply, run_batch
+from bnjax.powers_of_two import scale_to_one
 
 
 def cost(

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from bnjax import _xla
-from bnjax.moments import Moments, scale_to_one
+from bnjax.moments import Moments
+from bnjax.powers_of_two import scale_to_one
 
 Shape = int | tuple[int, ...]
 

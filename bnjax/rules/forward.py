@@ -7,6 +7,19 @@
 With `masked="normalize"`, BN.2 and BN.3 hold where w = 0, too: such places read the moments of the
 others and shape none. Whatever is not finite there has no y (NaN) and no influence.
 
+μ is kept in two floats, ξ + e, and σ² as a² σ² with a power of two a (`moments`); derivatives get
+these and q = r/a:
+
+    q = (a² σ² + a² ε)^(−1/2),  r = a q                                                (BN.2)
+    y = γ r (x − ξ − e) + β                                                      (BN.2, BN.3)
+==> y = (x − ξ) γ r + (β − e γ r)
+
+Example:
+    >>> x = jnp.array([[-1.0], [1.0]])
+    >>> (y, _), (split, q) = forward(RuleConfig((1,), eps=3.0), x, None, None, None)
+    >>> print(y[:, 0], split.unit, q)  # σ² = 1, r = 1/2
+    [-0.5  0.5] [1.] [0.5]
+
 Source: S0/S1 §2, S3; Ioffe & Szegedy 2015.
 """
 
@@ -85,7 +98,7 @@ def scale_and_shift(
     beta: Array | None,
     weights: Array | None,
 ) -> Array:
-    """Return (x − s) γ r + (β − ρ γ r), of x's shape: BN.3; β where w = 0: D.17."""
+    """Return (x − ξ) γ r + (β − e γ r), of x's shape: BN.3; β where w = 0: D.17."""
     view, _, kept = masked_view(config, layout, x, weights)
     view, shift = _xla.reread((view, split.shift), Reader.NORMALIZED)
     offset = -split.remainder * scale

@@ -3,12 +3,13 @@
 (BN.2)  r = (σ² + ε)^(−1/2)
 (P.3)   y = γ (x − μ) r + β
 
-Nothing mixes samples, and every argument is an ordinary one:
+Each sample is normalized by itself, and all five arguments have tangents, μ and σ² among them:
 
-    dr = −½ r³ dσ²
-==> ẏ = γ r (ẋ − μ̇) + (x − μ) (γ̇ r − ½ γ r³ σ̇²) + β̇
+    ṙ = −½ r³ σ̇²                                                                       (BN.2)
+==> ẏ = γ r (ẋ − μ̇) + (γ̇ r + γ ṙ) (x − μ) + β̇                                           (P.3)
+      = γ r (ẋ − μ̇) + (γ̇ r − ½ γ r³ σ̇²) (x − μ) + β̇
 
-r³ σ̇² is formed as r (r (r σ̇²)): r³ leaves float32 where σ leaves 1e-13 … 1e13.
+γ r³ σ̇² is formed as γ r (r (r σ̇²)): r³ leaves float32 where σ leaves 1e-13 … 1e13.
 JAX transposes this map where it needs the pull-back.
 
 Example:
@@ -61,12 +62,12 @@ def _linear_map(config, dots, x, mean, var, gamma):
     x_dot, mean_dot, var_dot, gamma_dot, beta_dot = dots
     inv_std = kernel.inverse_std(var, eps)
     scale = kernel.scale(gamma, inv_std)
-    along = -scale * (inv_std * (inv_std * var_dot)) / 2  # of x − μ: γ̇ r − ½ γ r³ σ̇²
+    coefficient = -scale * (inv_std * (inv_std * var_dot)) / 2  # −½ γ r³ σ̇²
     if gamma_dot is not None:
-        along += gamma_dot * inv_std
+        coefficient += gamma_dot * inv_std  # γ̇ r
     deviation = x.astype(mean.dtype) - layout.row(mean)
     y_dot = layout.row(scale) * (x_dot.astype(mean.dtype) - layout.row(mean_dot))
-    y_dot += layout.row(along) * deviation
+    y_dot += layout.row(coefficient) * deviation
     if beta_dot is not None:
         y_dot += layout.row(beta_dot)
     return y_dot.astype(config.dtype or x.dtype)

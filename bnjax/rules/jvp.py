@@ -7,11 +7,14 @@ Means are weighted, ⟨t⟩ = Σ_s p_s t_s with p = w/n, n = Σ_s w_s. With tang
     y = γ (x − μ) r + β,  r = (σ² + ε)^(−1/2)                                  (BN.2, BN.3)
 ==> ẏ = γ r (ẋ − μ̇) − ½ γ r³ (x − μ) σ̇² + γ̇ r (x − μ) + β̇
       = γ r [ẋ − ⟨ẋ⟩ − x̂ ⟨ẋ x̂⟩] + γ̇ x̂ + β̇ = K(ẋ) + γ̇ x̂ + β̇                     (D.4, D.5)
-      = γ r ẋ + c₁ + (c₂ + γ̇ q) (d − aρ) + β̇       (a, d, q, c₁, c₂ as in `kernel`)
 
-JAX transposes this map where it needs the pull-back. Where w = 0, ẏ is β̇ (D.17). With
-`masked="normalize"` the last line holds there, too: ẋ is in ẏ, and p = 0 keeps it out of the means.
-Where w = 0 and x is not finite there is no y, and ẏ is 0.
+With a (x − μ) = z − a e, x̂ = q (z − a e), c₁ and c₂ from `kernel`, this is the code:
+
+==> ẏ = γ r ẋ + c₁ + (c₂ + γ̇ q) (z − a e) + β̇,  μ̇ = ⟨ẋ⟩,  σ̇² = 2 ⟨ẋ (z − a e)⟩/a
+
+Where w = 0, ẏ is β̇ (D.17). JAX transposes this map where it needs the pull-back. With
+`masked="normalize"` the formula of ẏ holds there, too: ẋ is in ẏ, and p = 0 keeps it out of the
+means. Where w = 0 and x is not finite there is no y, and ẏ is 0.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -73,15 +76,15 @@ def _linear_map(config, dots, x, gamma, weights, split, inv_std):
     inner = by_platform(
         x, features, lambda layout: local_means(config, layout, x_dot, x, weights, split)
     )
-    (mean_dot, along), of_x = collectives.sum_pushed_forward(inner, channel_dots, x, axes)
-    ones, deviations, gamma_dot, beta_dot = of_x
-    c = kernel.coefficients(Projections(ones, deviations), scale, inv_std)
-    c = Projections(c.ones, c.deviations + gamma_dot * inv_std)  # γ̇ x̂ lies along x − μ
+    (mean_dot, covariance), as_x = collectives.sum_pushed_forward(inner, channel_dots, x, axes)
+    ones, deviations, gamma_dot, beta_dot = as_x  # the same two means, with the type of x
+    c = kernel.coefficients(Projections(ones, deviations), scale, inv_std)  # c₁, c₂: D.4
+    c = Projections(c.ones, c.deviations + gamma_dot * inv_std)  # γ̇ x̂ = γ̇ q (z − a e): D.5
 
     def pushed(layout: Layout) -> Array:
         return push(config, layout, x_dot, x, weights, split, scale, c, beta_dot)
 
-    return by_platform(x, features, pushed), mean_dot, 2 * along / split.unit  # D.7
+    return by_platform(x, features, pushed), mean_dot, 2 * covariance / split.unit  # D.7
 
 
 def local_means(
@@ -92,7 +95,7 @@ def local_means(
     weights: Array | None,
     split: SplitMoments,
 ) -> Projections:
-    """Return this device's part of ⟨ẋ⟩ and ⟨ẋ (d − aρ)⟩."""
+    """Return this device's part of ⟨ẋ⟩ and ⟨ẋ (z − a e)⟩."""
     t, view, w, _ = _masked(config, layout, x_dot, x, weights, split)
     if w is not None:
         t = moments.fractions(w, split.count, layout) * jnp.where(w != 0, t, 0)
@@ -111,7 +114,7 @@ def push(
     c: Projections,
     beta_dot: Array,
 ) -> Array:
-    """Return γ r ẋ + c₁ + c₂ (d − aρ) + β̇, D.4 and D.5, in y's dtype; β̇ where w = 0, D.17."""
+    """Return γ r ẋ + c₁ + c₂ (z − a e) + β̇, D.4 and D.5, in y's dtype; β̇ where w = 0, D.17."""
     t, view, _, kept = _masked(config, layout, x_dot, x, weights, split)
     y_dot = kernel.apply_kernel(t, view, split, scale, c, layout)
     shift = layout.row(beta_dot)

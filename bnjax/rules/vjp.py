@@ -1,34 +1,31 @@
 """The pull-back of batch normalization, derived by hand: `rule="vjp"`.
 
-Means are weighted, ⟨t⟩ = Σ_s w_s t_s / n with n = Σ_s w_s. A step dx of the batch:
+Means are weighted, ⟨t⟩ = Σ_s w_s t_s / n with n = Σ_s w_s. A small change dx of the batch alone:
 
-    μ = ⟨x⟩,  σ² = ⟨(x − μ)²⟩
-==> dμ = ⟨dx⟩,  dσ² = 2 ⟨(x − μ) dx⟩                                                 (D.1)
-    r = (σ² + ε)^(−1/2)
+    μ = ⟨x⟩,  σ² = ⟨(x − μ)²⟩                                                          (BN.2)
+==> dμ = ⟨dx⟩,  dσ² = 2 ⟨(x − μ) dx⟩                                                   (D.7)
+    r = (σ² + ε)^(−1/2)                                                                (BN.2)
 ==> dr = −½ r³ dσ² = −r² ⟨x̂ dx⟩
-    y = γ (x − μ) r + β                                                        (BN.2, BN.3)
+    y = γ (x − μ) r + β                                                          (BN.2, BN.3)
 ==> dy = γ [(dx − dμ) r + (x − μ) dr] = γ r [dx − ⟨dx⟩ − x̂ ⟨x̂ dx⟩] = K(dx)             (D.4)
-    dy = x̂ dγ + dβ
-==> γ̄ = Σ_s ȳ_s x̂_s,  β̄ = Σ_s ȳ_s                                                   (D.5)
 
-x̄ is what makes Σ_s x̄_s dx_s = Σ_s ȳ_s K(dx)_s for every dx. In Σ_s ȳ_s ⟨dx⟩ and in
-Σ_s ȳ_s x̂_s ⟨x̂ dx⟩ the two sums change places; dx_s is then multiplied by
+By definition Σ_s x̄_s dx_s = Σ_s ȳ_s dy_s for every dx. Where w = 0, y is β whatever x is: ȳ counts
+as ȳ⁺, ȳ where w > 0, else 0. Written out, ⟨dx⟩ and ⟨x̂ dx⟩ are sums over s; collect what multiplies
+one dx_s, and the same with dy = x̂ dγ + dβ for a change of γ and β alone:
 
-==> x̄ = γ r [ȳ − (w/n) Σ ȳ − (w/n) x̂ Σ ȳ x̂] = w K(ȳ/w)                              (D.17)
-
-The moments are outputs, too: μ̄ dμ + σ̄² dσ² adds (w/n) [μ̄ + 2 σ̄² (x − μ)], which lies along 1 and
-x − μ as what K takes out does (D.7). Where w = 0 the value does not exist: ȳ there reaches β only,
-and ȳ⁺ is ȳ without it (D.17).
+==> x̄ = γ r [ȳ⁺ − (w/n) (Σ ȳ⁺ + x̂ Σ ȳ⁺ x̂)] = w K(ȳ⁺/w)                               (D.17)
+==> γ̄ = Σ ȳ⁺ x̂,  β̄ = Σ ȳ                                                             (D.5)
 
 With `masked="normalize"` dy = K(dx) holds where w = 0 as well: dx there counts in no ⟨⟩, but dμ and
-dr move y. So ȳ⁺ is ȳ: it takes part in Σ ȳ and Σ ȳ x̂, which the weights hand on to the places that
-count, and x̄ is γ r ȳ where w = 0. ȳ⁺ is without places that have no y, where x is not finite and
-w = 0; those do not reach β either.
+dr move y. So ȳ⁺ is ȳ: it takes part in Σ ȳ⁺ and Σ ȳ⁺ x̂, which the weights hand on to the places
+that count, and x̄ is γ r ȳ where w = 0. Only where x is not finite and w = 0 is there no y: there ȳ⁺
+is 0, and ȳ does not reach β either, β̄ = Σ ȳ⁺.
 
-The code computes it in the terms of `kernel`, q = r/a and a (x − μ) = d − aρ:
+μ and σ² are outputs too: μ̄ dμ + σ̄² dσ² adds (w/n) [μ̄ + 2 σ̄² (x − μ)] to x̄ (D.7). With q = r/a,
+a (x − μ) = z − a e and x̂ = q (z − a e) from `kernel`, this is the code:
 
-==> x̄ = γ r ȳ⁺ + (w/n) [c₁ + c₂ (d − aρ)]
-    c₁ = μ̄ − γ r Σ ȳ⁺,  c₂ = 2 σ̄²/a − γ r q² Σ ȳ⁺ (d − aρ)
+==> x̄ = γ r ȳ⁺ + (w/n) [c₁ + c₂ (z − a e)],  γ̄ = q Σ ȳ⁺ (z − a e),  β̄ = Σ ȳ
+    c₁ = −γ r Σ ȳ⁺ + μ̄,  c₂ = −γ r q² Σ ȳ⁺ (z − a e) + 2 σ̄²/a
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -74,8 +71,8 @@ def normalize_by_vjp(config, x, gamma, beta, weights):
 
 
 def _fwd(config, x, gamma, beta, weights):
-    out, found = forward(config, x, gamma, beta, weights)
-    return out, Residuals(x, gamma, beta, weights, *found)
+    out, (split, inv_std) = forward(config, x, gamma, beta, weights)
+    return out, Residuals(x, gamma, beta, weights, split, inv_std)
 
 
 def pull_back(
@@ -94,33 +91,33 @@ def pull_back(
         return t, t if kept is None else jnp.where(kept, t, 0), view, w  # D.17
 
     def sums(layout: Layout) -> tuple[Projections, Array]:
-        """Return Σ ȳ⁺, Σ ȳ⁺ (d − aρ) and Σ ȳ."""
-        t, valid, view, _ = masked(layout)
-        inner = kernel.inner_products(valid, view, split, layout)
+        """Return Σ ȳ⁺, Σ ȳ⁺ (z − a e) and β̄."""
+        t, t_plus, view, _ = masked(layout)
+        inner = kernel.inner_products(t_plus, view, split, layout)
         of_beta = weights is not None and config.masked == "beta"  # some y are β alone
         return inner, layout.sum(t) if of_beta else inner.ones
 
     (inner, beta_bar), c = collectives.sum_pulled_back(
         by_platform(x, features, sums),
-        lambda inner: kernel.coefficients(inner, scale, inv_std),
-        Projections(mean_bar, 2 * var_bar / split.unit),  # D.7
+        lambda inner: kernel.coefficients(inner, scale, inv_std),  # −γ r Σ ȳ⁺ …: D.17
+        Projections(mean_bar, 2 * var_bar / split.unit),  # + μ̄, + 2 σ̄²/a: D.7
         (gamma, beta),
         axes,
     )
 
     def pulled(layout: Layout) -> Array:
-        """Return γ r ȳ⁺ + (w/n) [c₁ + c₂ (d − aρ)]: D.7, D.17."""
-        _, valid, view, w = masked(layout)
+        """Return γ r ȳ⁺ + (w/n) [c₁ + c₂ (z − a e)]: D.7, D.17."""
+        _, t_plus, view, w = masked(layout)
         p = None if w is None else moments.fractions(w, split.count, layout)
         mean_c = c if p is not None else kernel.average(c, split.count)
-        x_bar = kernel.apply_kernel(valid, view, split, scale, mean_c, layout, p)
+        x_bar = kernel.apply_kernel(t_plus, view, split, scale, mean_c, layout, p)
         return x_bar.astype(x.dtype).reshape(x.shape)
 
     return (
         by_platform(x, features, pulled),
-        None if gamma is None else inv_std * inner.deviations,  # D.5
-        None if beta is None else beta_bar,
-        None,
+        None if gamma is None else inv_std * inner.deviations,  # q Σ ȳ⁺ (z − a e): D.5
+        None if beta is None else beta_bar,  # Σ ȳ: D.5
+        None,  # weights are constants
     )
 
 

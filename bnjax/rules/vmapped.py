@@ -13,11 +13,12 @@ differentiates:
 is counted from ½ σ². Both are 0 in value, and cost nothing; their tangents are the two sums that a
 push-forward needs:
 
-    ṁ = ⟨ẋ⟩,  v̇ = ⟨(x − μ₀) ẋ⟩                                                         (D.1)
+    ṁ = ⟨ẋ⟩,  v̇ = ⟨(x − μ₀) ẋ⟩                                                         (D.7)
     ẏ = g a ẋ + ġ a (x − μ₀) − a (g ṁ + ġ m) + β̇
 
 The derivatives of q and of σ² are JAX's; together this is K(ẋ) + γ̇ x̂ + β̇ (D.4, D.5), and right in
-every order, because m and v are polynomials of x. q, a and p are those of `kernel`.
+every order, because m and v are polynomials of x. q, a and p are those of `kernel`, and a (x − μ₀)
+is its z − a e.
 
 Example:
     >>> import jax, jax.numpy as jnp
