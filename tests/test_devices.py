@@ -6,7 +6,7 @@ from processes import TESTS, all_ended, check_on_eight_devices, cpus, free_addre
 
 
 def test_all_checks_pass_on_eight_devices():
-    check_on_eight_devices("device_checks.py")
+    check_on_eight_devices("device_checks.py", flags=quick_flags())
 
 
 @pytest.mark.slow
