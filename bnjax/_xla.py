@@ -62,16 +62,17 @@ def opaque(a: Array) -> Array:
     return _behind_barriers(a, 1)
 
 
-def rounded_product(a: Array, b: Array) -> Array:
-    """Return a · b so that it is rounded before anything is added to it.
+def rounded_product(a: Array, row: Array) -> Array:
+    """Return a · row so that it is rounded before anything is added to it.
 
     LLVM contracts a product and a sum to one multiply-add in the vectorized part of a loop, and
     not in what remains of it (https://github.com/openxla/xla/issues/41579): a sample's last bit
     would depend on where it stands in the batch. What a select returns is not contracted; a
-    barrier would cost a pass, and exporters do not know it. Remove it when XLA:CPU contracts all
-    or nothing.
+    barrier would cost a pass, and exporters do not know it. The condition reads the row alone: a
+    second use of a would keep XLA:TPU from fusing all this into the convolution that a comes from.
+    Remove it when XLA:CPU contracts all or nothing.
     """
-    return jnp.where(a == a, a * b, jnp.nan)  # NaN in any case where a is
+    return jnp.where(row == row, a * row, jnp.nan)  # NaN in any case where the row is
 
 
 def as_written(factor: Array) -> Array:

@@ -30,7 +30,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def counted():
     """All that is compared, compiled in one process: {(target, workload, who, dtype): counts}."""
-    only = ["8192x512", "262144x3", "32x128x28x28"]
+    only = [*SHAPES, "two convolutions: evaluation"]
     command = [sys.executable, "benchmarks/accelerators.py", "--json", "--jobs", "1"]
     command += ["--targets", *TARGETS, "--who", "bnjax", "flax", "--only", *only]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -57,7 +57,7 @@ def test_temporary_memory_is_a_tenth_of_the_batch(counted, target, workload, dty
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_evaluation_moves_the_batch_as_often_as_flax_does(counted, target, dtype):
-    for workload in SHAPES:
+    for workload in (*SHAPES, "two convolutions"):
         ours, flax = (
             counted[target, f"{workload}: evaluation", who, dtype] for who in ("bnjax", "flax")
         )
