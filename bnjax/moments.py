@@ -126,8 +126,9 @@ def split_moments(
 
 
 def fractions(weights: Array, n: Array, layout: Layout) -> Array:
-    """Return p = w/n in the layout: 0 where n = 0; they sum to 1 if n and 1/n are normal floats."""
-    return weights * layout.row(1 / jnp.where(n > 0, n, 1))
+    """Return p = w/n in the layout, which sums to 1; 0 where n = 0, NaN where n overflowed."""
+    inverse = jnp.where(n < jnp.inf, 1 / jnp.where(n == 0, 1, n), jnp.nan)
+    return weights * layout.row(inverse)
 
 
 def deviation(x: Array, split: SplitMoments, layout: Layout) -> Array:

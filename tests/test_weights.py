@@ -331,3 +331,9 @@ def test_evaluation_without_statistics_says_why_or_is_nan(key):
         state = step(state, x, w)
     assert not state[0].batches.any() and state[0].skipped.tolist() == [1] * 4
     np.testing.assert_array_equal(population.statistics(state[0]), [[0] * 4, [1] * 4])
+
+
+def test_weights_whose_sum_overflows_give_nan_not_a_plausible_number(rng):
+    x = jnp.asarray(rng.normal(size=(8, 2)), jnp.float32)
+    y, moments = batch_norm(x, where=jnp.full((8, 1), 1e38, jnp.float32))
+    assert jnp.isnan(y).all() and jnp.isnan(moments.mean).all()
