@@ -57,8 +57,8 @@ def batch_norm(
             under `pmap` and `shard_map(check_vma=False)`.
         rule: How it is differentiated. "vjp": by the hand-derived pull-back, which saves x itself
             and per-channel vectors; in reverse mode only. "jvp": by the hand-derived
-            push-forward, in every mode (`jax.jvp`, `jacfwd`, `hessian`, `linearize`); it takes
-            somewhat longer. "autodiff": by JAX, as the plain reference.
+            push-forward, in every mode (`jax.jvp` and `jacfwd` too); without `jit` its gradient
+            takes twice as long. "autodiff": by JAX, as the plain reference.
         dtype: Of y; None for x's. x itself is read as it is, never copied first.
         masked: What y is where w = 0. "beta": β, and x there influences nothing. "normalize":
             γ (x − μ) r + β with the moments of the others, and derivatives to match; NaN where x
