@@ -258,4 +258,5 @@ def _mean_around_a_sample(x: Array, p: Array, layout: Layout) -> Array:
 
 def _unit(size: Array, eps: float) -> Array:
     """Return a, a power of two near 1/max(size, √ε): neither a² size² nor a² ε overflows."""
-    return scale_to_one(jnp.maximum(lax.stop_gradient(size), math.sqrt(eps)))
+    size = jnp.maximum(lax.stop_gradient(size), math.sqrt(eps))
+    return jnp.where(size > 0, scale_to_one(size), 1)  # a constant has no size
