@@ -57,6 +57,16 @@ class RuleConfig(NamedTuple):
     dtype: jnp.dtype | None = None
 
 
+# for a linear map of (config, tangents, *others): what JAX saves to transpose it are its arguments,
+# x among them, from which x − μ is formed again
+saving_arguments = partial(
+    jax.checkpoint,
+    policy=jax.checkpoint_policies.nothing_saveable,
+    prevent_cse=False,
+    static_argnums=0,
+)
+
+
 @partial(jax.jit, static_argnums=0)  # one program for whoever calls it eagerly
 def forward(
     config: RuleConfig, x: Array, gamma: Array | None, beta: Array | None, weights: Array | None
@@ -132,3 +142,20 @@ def masked_view(
     w = layout.view_weights(weights, x.shape)
     kept = (w != 0) | jnp.isfinite(view) if config.masked == "normalize" else w != 0
     return jnp.where(kept, view, 0), w, kept
+
+
+def masked_pair(
+    config: RuleConfig,
+    layout: Layout,
+    t: Array,
+    x: Array,
+    weights: Array | None,
+    dtype: jnp.dtype,
+) -> tuple[Array, Array, Array | None, Array | None]:
+    """Return t, a cotangent of y or a tangent of x, in `dtype`, beside `masked_view`'s three.
+
+    It is zero where x is not normalized: t⁺ (D.17).
+    """
+    view, w, kept = masked_view(config, layout, x, weights)
+    t = layout.view(t).astype(dtype)
+    return t if kept is None else jnp.where(kept, t, 0), view, w, kept

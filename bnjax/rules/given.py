@@ -30,6 +30,7 @@ import jax
 
 from bnjax import _xla, kernel
 from bnjax.layout import plain
+from bnjax.rules.forward import saving_arguments
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -50,12 +51,7 @@ def _push_forward(config, primals, tangents):
     return normalize_with(config, *primals), _linear_map(config, tangents, *primals[:-1])
 
 
-@partial(
-    jax.checkpoint,
-    policy=jax.checkpoint_policies.nothing_saveable,
-    prevent_cse=False,
-    static_argnums=0,
-)
+@saving_arguments
 def _linear_map(config, dots, x, mean, var, gamma):
     """Map (ẋ, μ̇, σ̇², γ̇, β̇) to ẏ."""
     layout, eps = plain(x, config.features), config.eps

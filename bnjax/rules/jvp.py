@@ -39,7 +39,7 @@ from bnjax import collectives, kernel, moments
 from bnjax.kernel import Projections
 from bnjax.layout import Layout, by_platform
 from bnjax.moments import Moments, SplitMoments
-from bnjax.rules.forward import RuleConfig, forward, masked_view
+from bnjax.rules.forward import RuleConfig, forward, masked_pair, saving_arguments
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -58,13 +58,7 @@ def _push_forward(config, primals, tangents):
     return out, (y_dot, Moments(mean_dot, var_dot, zero, zero))
 
 
-# what JAX saves to transpose it are its arguments, x among them: x − μ is formed again
-@partial(
-    jax.checkpoint,
-    policy=jax.checkpoint_policies.nothing_saveable,
-    prevent_cse=False,
-    static_argnums=0,
-)
+@saving_arguments
 def _linear_map(config, dots, x, gamma, weights, split, inv_std):
     """Map (ẋ, γ̇, β̇) to (ẏ, μ̇, σ̇²)."""
     features, axes = config.features, config.axes
@@ -96,7 +90,7 @@ def local_means(
     split: SplitMoments,
 ) -> Projections:
     """Return this device's part of ⟨ẋ⟩ and ⟨ẋ (z − a e)⟩."""
-    t, view, w, _ = _masked(config, layout, x_dot, x, weights, split)
+    t, view, w, _ = masked_pair(config, layout, x_dot, x, weights, split.shift.dtype)
     if w is not None:
         t = moments.fractions(w, split.count, layout) * jnp.where(w != 0, t, 0)
     inner = kernel.inner_products(t, view, split, layout)
@@ -115,7 +109,7 @@ def push(
     beta_dot: Array,
 ) -> Array:
     """Return γ r ẋ + c₁ + c₂ (z − a e) + β̇, D.4 and D.5, in y's dtype; β̇ where w = 0, D.17."""
-    t, view, _, kept = _masked(config, layout, x_dot, x, weights, split)
+    t, view, _, kept = masked_pair(config, layout, x_dot, x, weights, split.shift.dtype)
     y_dot = kernel.apply_kernel(t, view, split, scale, c, layout)
     shift = layout.row(beta_dot)
     if kept is None:
@@ -123,17 +117,3 @@ def push(
     else:
         y_dot = jnp.where(kept, y_dot + shift, shift if config.masked == "beta" else 0)
     return y_dot.astype(config.dtype or x.dtype).reshape(x.shape)
-
-
-def _masked(
-    config: RuleConfig,
-    layout: Layout,
-    x_dot: Array,
-    x: Array,
-    weights: Array | None,
-    split: SplitMoments,
-) -> tuple[Array, Array, Array | None, Array | None]:
-    """Return ẋ, x, w and the places that are normalized, in a layout."""
-    view, w, kept = masked_view(config, layout, x, weights)
-    t = layout.view(x_dot).astype(split.shift.dtype)
-    return t if kept is None else jnp.where(kept, t, 0), view, w, kept  # D.17

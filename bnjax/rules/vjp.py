@@ -43,14 +43,13 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from bnjax import collectives, kernel, moments
 from bnjax.kernel import Projections
 from bnjax.layout import Layout, by_platform
 from bnjax.moments import Moments, SplitMoments
-from bnjax.rules.forward import RuleConfig, forward, masked_view
+from bnjax.rules.forward import RuleConfig, forward, masked_pair
 
 
 class Residuals(NamedTuple):
@@ -84,18 +83,16 @@ def pull_back(
     y_bar, (mean_bar, var_bar, *_) = bars
     scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
 
-    def masked(layout: Layout) -> tuple[Array, Array, Array, Array | None]:
-        """Return ȳ, ȳ⁺, x and w in a layout."""
-        view, w, kept = masked_view(config, layout, x, weights)
-        t = layout.view(y_bar).astype(inv_std.dtype)
-        return t, t if kept is None else jnp.where(kept, t, 0), view, w  # D.17
+    def masked(layout: Layout) -> tuple[Array, Array, Array | None, Array | None]:
+        return masked_pair(config, layout, y_bar, x, weights, inv_std.dtype)
 
     def sums(layout: Layout) -> tuple[Projections, Array]:
         """Return Σ ȳ⁺, Σ ȳ⁺ (z − a e) and β̄."""
-        t, t_plus, view, _ = masked(layout)
+        t_plus, view, *_ = masked(layout)
         inner = kernel.inner_products(t_plus, view, split, layout)
-        of_beta = weights is not None and config.masked == "beta"  # some y are β alone
-        return inner, layout.sum(t) if of_beta else inner.ones
+        if weights is None or config.masked == "normalize":
+            return inner, inner.ones
+        return inner, layout.sum(layout.view(y_bar).astype(inv_std.dtype))  # some y are β alone
 
     (inner, beta_bar), c = collectives.sum_pulled_back(
         by_platform(x, features, sums),
@@ -107,7 +104,7 @@ def pull_back(
 
     def pulled(layout: Layout) -> Array:
         """Return γ r ȳ⁺ + (w/n) [c₁ + c₂ (z − a e)]: D.7, D.17."""
-        _, t_plus, view, w = masked(layout)
+        t_plus, view, w, _ = masked(layout)
         p = None if w is None else moments.fractions(w, split.count, layout)
         mean_c = c if p is not None else kernel.average(c, split.count)
         x_bar = kernel.apply_kernel(t_plus, view, split, scale, mean_c, layout, p)

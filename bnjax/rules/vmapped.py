@@ -43,7 +43,13 @@ from bnjax import collectives, kernel, moments
 from bnjax.kernel import Projections
 from bnjax.layout import Layout, by_platform, plain
 from bnjax.moments import Moments, SplitMoments
-from bnjax.rules.forward import RuleConfig, inverse_std, local_moments, scale_and_shift
+from bnjax.rules.forward import (
+    RuleConfig,
+    inverse_std,
+    local_moments,
+    saving_arguments,
+    scale_and_shift,
+)
 from bnjax.rules.jvp import local_means, push
 
 
@@ -93,16 +99,7 @@ def _push_steps(config, primals, tangents):
     return _zero_steps(config, *primals), _step_map(config, tangents[0], *primals)
 
 
-# as in `jvp`: what JAX saves to transpose it is x itself
-_saving_arguments = partial(
-    jax.checkpoint,
-    policy=jax.checkpoint_policies.nothing_saveable,
-    prevent_cse=False,
-    static_argnums=0,
-)
-
-
-@_saving_arguments
+@saving_arguments
 def _step_map(config, x_dot, x, weights, split):
     """Map ẋ to itself and to ṁ and a v̇."""
     x_dot = x_dot.astype(split.shift.dtype)  # once, as in `jvp`
@@ -131,7 +128,7 @@ def _push_around(config, primals, tangents):
     return out, _around_map(config, tangents[1:5], x, scale, mean_step, weights, split)
 
 
-@_saving_arguments
+@saving_arguments
 def _around_map(config, dots, x, scale, mean_step, weights, split):
     """Map (ẋ, ġ, a ṁ, β̇) to ẏ."""
     x_dot, scale_dot, mean_dot, beta_dot = dots
