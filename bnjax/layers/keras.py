@@ -204,7 +204,8 @@ def convert(model: keras.Model, *, rule: str = "jvp") -> keras.Model:
             "that class import BatchNormalization from bnjax.layers.keras instead, build such a "
             "model, and call its set_weights(model.get_weights())."
         ) from error
-    copy.set_weights(model.get_weights())
+    for own, theirs in zip(copy.weights, model.weights, strict=True):
+        own.assign(theirs.value)
     for layer in copy._flatten_layers():  # as Keras' own trainers find layers of layers
         if type(layer) is _KerasLayer:
             # a layer's connections, weights and options are attributes: they stay
