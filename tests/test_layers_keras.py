@@ -346,17 +346,17 @@ def a_standard_deviation_beyond_1e19(both, rng):
 
 
 DIFFERENCES = {
-    "mean 1e4 times the standard deviation": a_large_mean,
+    "mean of 1e4 standard deviations": a_large_mean,
     "the same in evaluation": a_large_mean_in_evaluation,
     "constant channel": a_constant_channel,
-    "NaN in the batch": a_nan_sample,
+    "NaN or infinity in a batch": a_nan_sample,
     "NaN where the mask is 0": nan_under_the_mask,
-    "no sample": an_empty_batch,
-    "no sample is left by the mask": everything_masked,
-    "mask of floating numbers": a_mask_of_real_weights,
+    "empty batch": an_empty_batch,
+    "channel without a place in the mask": everything_masked,
+    "floating mask": a_mask_of_real_weights,
     "mask, one channel": a_mask_and_one_channel,
     "dtype float64": float64,
-    "standard deviation above 1e19": a_standard_deviation_beyond_1e19,
+    "standard deviation of 1e25": a_standard_deviation_beyond_1e19,
 }
 
 

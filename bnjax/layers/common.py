@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from operator import index
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import reshard
 from jax.typing import ArrayLike, DTypeLike
 
 import bnjax
@@ -210,10 +212,14 @@ def has_statistics(moments: Moments) -> Array:
 
 
 def _average(old: Array, new: Array, taken: Array, momentum: ArrayLike) -> Array:
-    # zero first: the gradient of what is not taken would be NaN · 0
+    # `old` as it is, sharded by type as it is: `new` may be so otherwise
+    keep, add = (
+        jnp.where(taken, weight, otherwise).astype(old.dtype).reshape(old.shape)
+        for weight, otherwise in ((momentum, 1), (1 - momentum, 0))
+    )
     new = jnp.where(taken, new, 0).astype(old.dtype).reshape(old.shape)
-    average = momentum * old + (1 - momentum) * new
-    return jnp.where(taken.reshape(old.shape), average, old).astype(old.dtype)
+    average, spec = keep * old + add * new, jax.typeof(old).sharding.spec
+    return average if jax.typeof(average).sharding.spec == spec else reshard(average, spec)
 
 
 def _widen(x: ArrayLike, *others: Any) -> Array:
