@@ -27,8 +27,8 @@ def from_torch(running_mean: Any, *, into: Any, names: Mapping[str, str]) -> Any
 
 def from_torch(
     running_mean: Any,
-    running_var: ArrayLike | None = None,
-    num_batches_tracked: ArrayLike | None = None,
+    running_var: Any = None,
+    num_batches_tracked: Any = None,
     *,
     into: Any = None,
     names: Mapping[str, str] | None = None,
