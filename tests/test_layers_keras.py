@@ -213,6 +213,13 @@ def test_the_rule_chooses_how_it_is_differentiated(rule, both, rng):
         jax.jvp(*push)
 
 
+@pytest.mark.parametrize("renorm", [False, True])
+def test_half_precision_under_strict_promotion(renorm, both):
+    with jax.numpy_dtype_promotion("strict"):
+        for dtype in ("mixed_bfloat16", "float16"):
+            both[1](renorm=renorm, dtype=dtype)(jnp.ones((3, 2)), training=True)
+
+
 def test_an_unknown_rule_is_refused(module, keras):
     with pytest.raises(ValueError, match="`rule` must be one of .*; got 'jvpp'; did you mean"):
         module.BatchNormalization(rule="jvpp")

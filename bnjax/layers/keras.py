@@ -5,7 +5,7 @@
 (P.3)   y = γ (x − μ) r + β
 
 With `renorm=True` the layer trains on y = γ (x̂ ρ + δ) + β, where ρ and δ, which Keras calls r and
-d, are constants that compare the batch with running statistics (Ioffe 2017).
+d, are constants that compare the batch with running statistics.
 
 Source: Keras 3.15, `keras.layers.BatchNormalization`.
 """
@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 
 from bnjax import Moments, _checks
 from bnjax.layers import common
+from bnjax.layout import accumulator_dtype
 from bnjax.rules import RULES
 
 if keras.backend.backend() != "jax":
@@ -128,7 +129,7 @@ class BatchNormalization(_KerasLayer):
         self, x: Array, gamma: Array | None, beta: Array | None, options: dict[str, Any]
     ) -> Array:
         """Return γ (x̂ ρ + δ) + β, and update the statistics that ρ and δ come from."""
-        wide = {**options, "dtype": jnp.promote_types(options["dtype"], jnp.float32)}
+        wide = {**options, "dtype": accumulator_dtype(jnp.dtype(options["dtype"]))}
         x_hat, moments = common.normalize_batch(x, None, None, **wide)
         moments = lax.stop_gradient(moments)
         std = jnp.sqrt(moments.var + self.epsilon)
@@ -144,7 +145,7 @@ class BatchNormalization(_KerasLayer):
         self._average(self.renorm_mean, self.renorm_stddev, stds, self.renorm_momentum)
         moving_std = self._average(self.moving_mean, self.moving_stddev, stds, self.momentum)
         var = jnp.maximum(moving_std**2 - self.epsilon, 0)
-        old = self.moving_variance.value
+        old = self.moving_variance.value.astype(var.dtype)
         self.moving_variance.assign(jnp.where(common.has_statistics(moments), var, old))
         return y.astype(options["dtype"])
 
