@@ -20,6 +20,7 @@ linen = pytest.importorskip("flax.linen", reason="pip install '.[flax]'")
 import orbax.checkpoint as orbax  # noqa: E402
 from flax import serialization  # noqa: E402
 
+from bnjax.layers import common, inference, linen_inference  # noqa: E402
 from bnjax.layers import linen as ours  # noqa: E402
 from examples import linen_digits  # noqa: E402
 
@@ -225,5 +226,69 @@ def test_both_of_flax_s_layers_on_eight_devices():
     check_on_eight_devices("flax_device_checks.py", flags=quick_flags())
 
 
+class Network(linen.Module):
+    """A convolution and a normalized residual step, whose inner product is used twice."""
+
+    @linen.compact
+    def __call__(self, x, train):
+        x = linen.Conv(4, (2, 2))(x)
+        x = linen.relu(ours.BatchNorm(use_running_average=not train)(x))
+        x = linen.Dense(C)(x)
+        return x + ours.BatchNorm(use_running_average=not train)(x)
+
+
+@pytest.fixture
+def network(rng):
+    """A network, its variables, and three batches, the last one smaller."""
+    batches = [rng.normal(size=(n, 3, 3, 2)) * 3 + 1 for n in (6, 6, 2)]
+    return Network(), Network().init(jax.random.key(0), batches[0], train=True), batches
+
+
+def test_statistics_of_a_model_are_those_of_all_samples(network):
+    model, variables, batches = network
+    variables = linen_inference.measure_statistics(model, variables, batches, train=False)
+    outputs = [
+        model.apply(variables, x, train=True, mutable=True, capture_intermediates=True)[1]
+        for x in batches
+    ]
+    for number, product in enumerate(("Conv_0", "Dense_0")):
+        x = np.concatenate([o["intermediates"][product]["__call__"][0] for o in outputs])
+        _, mean, var = (part.reshape(-1) for part in reference.batch_norm(x)[:3])
+        found = variables["batch_stats"][f"BatchNorm_{number}"]
+        assert set(found) == {"mean", "var"} and found["mean"].dtype == jnp.float32
+        np.testing.assert_allclose(found["mean"], mean, rtol=1e-5)
+        np.testing.assert_allclose(found["var"], var, rtol=1e-5)
+
+
+def test_statistics_are_measured_under_a_transform(rng):
+    x = rng.normal(size=(6, C)).astype("float32")
+    model = TRANSFORMS["scan"](Block)(ours.BatchNorm)
+    variables = linen_inference.measure_statistics(model, model.init(jax.random.key(0), x), [x])
+    single = Block(ours.BatchNorm)
+    for number in range(2):
+        own = jax.tree.map(lambda a, i=number: a[i], variables)
+        wanted = linen_inference.measure_statistics(single, own, [x])
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), own, wanted)
+        (x, _), _ = single.apply(own, x, mutable=["batch_stats"])
+
+
+def test_statistics_of_no_batch_are_refused(network):
+    with pytest.raises(ValueError, match="the normalization at 'BatchNorm_0' must see a batch"):
+        linen_inference.measure_statistics(*network[:2], [], train=False)
+
+
+def test_a_folded_model_predicts_the_same(network):
+    model, variables, (x, *batches) = network
+    variables = linen_inference.measure_statistics(model, variables, batches, train=False)
+    folded = linen_inference.fold(model, variables, x, train=False)
+    assert set(folded["batch_stats"]["BatchNorm_0"]) == {"offset"}
+    assert set(folded["batch_stats"]["BatchNorm_1"]) == {"mean", "var"}  # Dense feeds the sum, too
+    got, wanted = (model.apply(v, x, train=False) for v in (folded, variables))
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="a folded layer has no statistics to train with"):
+        model.apply(folded, x, train=True, mutable=["batch_stats"])
+
+
 def test_the_examples_of_the_docstrings():
-    assert doctest.testmod(ours).failed == 0
+    for module in (common, inference, linen_inference, ours):
+        assert doctest.testmod(module).failed == 0

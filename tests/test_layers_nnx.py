@@ -19,6 +19,7 @@ nnx = pytest.importorskip("flax.nnx", reason="pip install '.[flax]'")
 import orbax.checkpoint as orbax  # noqa: E402
 
 from bnjax.layers import nnx as ours  # noqa: E402
+from bnjax.layers import nnx_inference  # noqa: E402
 from examples import nnx_digits  # noqa: E402
 
 
@@ -249,5 +250,52 @@ def test_the_digits_are_learned_alike(monkeypatch):
     assert got[-1] < 0.7 * got[0]
 
 
+class Network(nnx.Module):
+    """Two products, each normalized, and a sum with the second."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.conv = nnx.Conv(2, 4, (2, 2), rngs=rngs)
+        self.norms = nnx.List([ours.BatchNorm(4, rngs=rngs), ours.BatchNorm(C, rngs=rngs)])
+        self.linear = nnx.Linear(4, C, use_bias=False, rngs=rngs)
+
+    def products(self, x):
+        first = self.conv(x)
+        return first, self.linear(nnx.relu(self.norms[0](first)))
+
+    def __call__(self, x):
+        product = self.products(x)[1]
+        return product + self.norms[1](product)
+
+
+def test_statistics_of_a_model_are_those_of_all_samples_and_it_folds(rng):
+    model = Network()
+    batches = [rng.normal(size=(n, 3, 3, 2)) * 3 + 1 for n in (6, 6, 2)]
+    with pytest.raises(ValueError, match="the normalization at 'norms/0' must see a batch"):
+        nnx_inference.measure_statistics(model, [])
+    before = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    nnx_inference.measure_statistics(nnx.view(model, use_running_average=True), batches)
+    jax.tree.map(
+        np.testing.assert_array_equal, before, nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    )
+    found = [(norm.mean[...], norm.var[...]) for norm in model.norms]
+    outputs = zip(*(model.products(x) for x in batches), strict=True)
+    for (mean, var), parts in zip(found, outputs, strict=True):
+        wanted = [part.reshape(-1) for part in reference.batch_norm(np.concatenate(parts))[1:3]]
+        np.testing.assert_allclose(mean, wanted[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(var, wanted[1], rtol=1e-5)
+
+    x = batches[0]
+    folded = nnx_inference.fold(model, lambda model: [(model.conv, model.norms[0])], x)
+    evaluated = nnx.view(model, use_running_average=True)(x)
+    np.testing.assert_allclose(folded(x), evaluated, rtol=1e-4, atol=1e-5)
+    assert folded.norms[0].offset is not None and model.norms[0].offset is None
+    with pytest.raises(ValueError, match="the folded model must predict what `model` does"):
+        nnx_inference.fold(model, lambda model: [(model.linear, model.norms[1])], x)
+    with pytest.raises(ValueError, match="a folded layer has no statistics to train with"):
+        nnx.view(folded, use_running_average=False)(x)
+
+
 def test_the_examples_of_the_docstrings():
-    assert doctest.testmod(ours).failed == 0
+    for module in (nnx_inference, ours):
+        assert doctest.testmod(module).failed == 0

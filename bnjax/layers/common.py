@@ -16,8 +16,9 @@ from jax.sharding import reshard
 from jax.typing import ArrayLike, DTypeLike
 
 import bnjax
-from bnjax import Moments
+from bnjax import Moments, population
 from bnjax.layout import accumulator_dtype
+from bnjax.population import Pool
 
 
 def feature_axes(axis: int | Sequence[int], ndim: int) -> tuple[int, ...]:
@@ -209,6 +210,29 @@ def has_statistics(moments: Moments) -> Array:
         [ True False]
     """
     return (moments.count > 0) & jnp.isfinite(moments.mean) & jnp.isfinite(moments.var)
+
+
+def add_to_pool(pool: Pool, moments: Moments) -> Pool:
+    """Add a batch's moments, in any shape, to a pool of as many channels (P.5)."""
+    mean, var, count = (m.reshape(pool.mean.shape) for m in moments[:3])
+    return population.add(pool, Moments(mean, var, count))
+
+
+def add_offset(
+    x: Array, offset: Array, *, axis: tuple[int, ...], dtype: DTypeLike, evaluating: bool
+) -> Array:
+    """Return x + b', what is left of a folded normalization (P.4).
+
+    Raises:
+        ValueError: The layer is to train.
+    """
+    if not evaluating:
+        raise ValueError(
+            "BatchNorm: a folded layer has no statistics to train with: use_running_average must "
+            "be True. Train the model as it was before `fold`."
+        )
+    rows = offset.reshape([size if a in axis else 1 for a, size in enumerate(x.shape)])
+    return (x.astype(accumulator_dtype(x.dtype)) + rows).astype(dtype)
 
 
 def _average(old: Array, new: Array, taken: Array, momentum: ArrayLike) -> Array:
