@@ -285,6 +285,15 @@ def test_a_folded_model_predicts_the_same(network):
     assert set(folded["batch_stats"]["BatchNorm_1"]) == {"mean", "var"}  # Dense feeds the sum, too
     got, wanted = (model.apply(v, x, train=False) for v in (folded, variables))
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+    stacked = TRANSFORMS["vmap"](Block)(ours.BatchNorm)
+    x = x[..., 0]
+    with pytest.raises(ValueError, match="no Dense or Conv of `model` feeds"):
+        linen_inference.fold(stacked, stacked.init(jax.random.key(0), x), x, mutable=True)
+
+
+def test_a_folded_model_is_not_trained(network):
+    model, variables, (x, *_) = network
+    folded = linen_inference.fold(model, variables, x, train=False)
     with pytest.raises(ValueError, match="a folded layer has no statistics to train with"):
         model.apply(folded, x, train=True, mutable=["batch_stats"])
 
