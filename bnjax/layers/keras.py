@@ -110,7 +110,7 @@ class BatchNormalization(_KerasLayer):
             mean, var = self.moving_mean.value, self.moving_variance.value
             return common.normalize_given(x, mean, var, gamma, beta, **options)
         options |= {"where": where, "rule": self.rule}
-        if getattr(self, "renorm", False):  # Keras has had it since 3.13
+        if getattr(self, "renorm", False):  # older releases of Keras have none
             return self._renormalize(x, gamma, beta, options)
         y, moments = common.normalize_batch(x, gamma, beta, **options)
         self._average(self.moving_mean, self.moving_variance, moments, self.momentum)
