@@ -87,6 +87,7 @@ class BatchNorm(linen.BatchNorm):
             axis_name=None if starting else self.axis_name,
             axis_index_groups=None if starting else self.axis_index_groups,
             rule=self.rule,
+            mean_guess=mean.value,
             **options,
         )
         if measuring:

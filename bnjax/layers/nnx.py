@@ -88,6 +88,7 @@ class BatchNorm(nnx.BatchNorm):
             axis_index_groups=self.axis_index_groups,
             rule=self.rule,
             dtype=dtype,
+            mean_guess=mean,
             **options,
         )
         if self.pool is not None:
