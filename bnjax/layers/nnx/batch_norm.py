@@ -1,4 +1,4 @@
-"""flax.nnx's batch normalization over bnjax: `from bnjax.layers.nnx import BatchNorm`.
+"""flax.nnx's batch normalization over bnjax.
 
 A layer has one variable more while `measure_statistics` measures, `pool`, and after `fold`,
 `offset`.

@@ -1,4 +1,4 @@
-"""flax.linen's batch normalization over bnjax: `from bnjax.layers.linen import BatchNorm`.
+"""flax.linen's batch normalization over bnjax.
 
 Two more entries may stand for the running statistics in `batch_stats`: "pool" beside them while
 `measure_statistics` measures, "offset" in their place after `fold`.
