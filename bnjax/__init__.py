@@ -26,11 +26,13 @@ if TYPE_CHECKING:
         network,
         norm,
         population,
+        renormalization,
         training,
     )
     from bnjax.activations import Activation
     from bnjax.folding import fold, fold_affine
     from bnjax.network import Dense, Network, NormDense, apply, bn_apply, cost, init
+    from bnjax.renormalization import renorm
 
 __version__ = "0.1.0"
 
@@ -62,6 +64,8 @@ __all__ = [
     "norm",
     "normalize",
     "population",
+    "renorm",
+    "renormalization",
     "training",
 ]
 
@@ -69,6 +73,7 @@ _ROOM_OF = {
     "Activation": "activations",
     "fold": "folding",
     "fold_affine": "folding",
+    "renorm": "renormalization",
     **dict.fromkeys(
         ("Dense", "Network", "NormDense", "apply", "bn_apply", "cost", "init"), "network"
     ),

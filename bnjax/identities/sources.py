@@ -62,6 +62,13 @@ PAPERS = (
         "(algorithm 2), the claim that the scale of the weights does not matter.",
     ),
     Source(
+        "Ioffe 2017",
+        "Sergey Ioffe: Batch Renormalization: Towards Reducing Minibatch Dependence in "
+        "Batch-Normalized Models. Advances in Neural Information Processing Systems, 2017, "
+        "arXiv:1702.03275.",
+        "Batch renormalization (algorithm 1), and how its bounds are relaxed while training.",
+    ),
+    Source(
         "Chan, Golub & LeVeque 1983",
         "Tony F. Chan, Gene H. Golub and Randall J. LeVeque: Algorithms for Computing the Sample "
         "Variance: Analysis and Recommendations. The American Statistician 37 (3), 242–247.",
