@@ -231,9 +231,9 @@ def _with_both_kinds_of_axes(
     x: Array, axis: tuple[int, ...], *vectors: Array | None
 ) -> tuple[Array, tuple[int, ...], tuple[Array | None, ...]]:
     """Return x with at least one sample and one feature axis, its feature axes, and the vectors."""
+    if len(axis) == x.ndim:
+        x, axis = x[None], tuple(a + 1 for a in axis)
     if not axis:
         x, axis = x[..., None], (x.ndim,)
-    elif len(axis) == x.ndim:
-        x, axis = x[None], tuple(a + 1 for a in axis)
     shape = [x.shape[a] for a in axis]
     return x, axis, tuple(v if v is None else v.reshape(shape) for v in vectors)

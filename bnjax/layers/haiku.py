@@ -1,0 +1,169 @@
+"""haiku's batch normalization over bnjax: `from bnjax.layers.haiku import BatchNorm`."""
+
+from collections.abc import Sequence
+
+import haiku as hk
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
+
+from bnjax.layers import common
+
+
+class BatchNorm(hk.BatchNorm):
+    """Normalize a batch as `haiku.BatchNorm` does, exactly (BN.2, BN.3, P.3, P.7).
+
+    Arguments are those of `haiku.BatchNorm`, with the same defaults; parameters and states have the
+    same names, shapes and dtypes, so that checkpoints of either are read by the other. In addition:
+
+    Args:
+        rule: How the layer is differentiated, as in `bnjax.batch_norm`: "jvp" in every mode, "vjp"
+            in reverse mode only, which keeps less memory.
+
+    Example:
+        >>> @hk.transform_with_state
+        ... def f(x):
+        ...     return BatchNorm(True, True, decay_rate=0.9)(x, is_training=True)
+        >>> x = jnp.array([[1.0], [3.0]])
+        >>> y, state = f.apply(*f.init(None, x), None, x)
+        >>> print(y[:, 0].round(3), state["batch_norm/~/mean_ema"]["average"].round(3))
+        [-1.  1.] [[2.]]
+    """
+
+    def __init__(
+        self,
+        create_scale: bool,
+        create_offset: bool,
+        decay_rate: float,
+        eps: float = 1e-5,
+        scale_init: hk.initializers.Initializer | None = None,
+        offset_init: hk.initializers.Initializer | None = None,
+        axis: Sequence[int] | None = None,
+        cross_replica_axis: str | Sequence[str] | None = None,
+        cross_replica_axis_index_groups: Sequence[Sequence[int]] | None = None,
+        data_format: str = "channels_last",
+        name: str | None = None,
+        *,
+        rule: str = "jvp",
+    ):
+        super().__init__(
+            create_scale,
+            create_offset,
+            decay_rate,
+            eps,
+            scale_init,
+            offset_init,
+            axis,
+            cross_replica_axis,
+            cross_replica_axis_index_groups,
+            data_format,
+            name,
+        )
+        self.rule = rule
+        # in their place, not beside them: these have the names of the states
+        self.mean_ema.__class__ = self.var_ema.__class__ = _RunningAverage
+
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        is_training: bool,
+        test_local_stats: bool = False,
+        scale: ArrayLike | None = None,
+        offset: ArrayLike | None = None,
+        *,
+        where: ArrayLike | None = None,
+    ) -> Array:
+        """Normalize x with its own moments, or with the running statistics.
+
+        Args:
+            inputs: The batch x. Complex numbers are normalized by haiku's own code.
+            is_training: Whether to normalize with the batch's moments and update the states.
+            test_local_stats: Whether to normalize with the batch's moments otherwise, too.
+            scale: γ of any shape that is broadcastable to x, where the layer has none of its own.
+            offset: β, alike.
+            where: None, a mask of the places that shape the moments, or floating weights ≥ 0 of
+                them; broadcastable to x.
+
+        Returns:
+            y, of x's shape, in the dtype that x, scale and offset promote to. Statistics of a
+            channel in which the batch has no sample, or a moment that is not finite, stay as they
+            are.
+
+        Raises:
+            ValueError: `scale` or `offset` is passed to a layer that has one of its own.
+        """
+        x = jnp.asarray(inputs)
+        for name, passed in (("scale", scale), ("offset", offset)):
+            if passed is not None and getattr(self, f"create_{name}"):
+                raise ValueError(f"Cannot pass `{name}` at call time if `create_{name}=True`.")
+        if common.is_complex(x, scale, offset):
+            return super().__call__(x, is_training, test_local_stats, scale, offset)
+        channels = (self.channel_index, self.channel_index + x.ndim)  # counted from the end, or not
+        samples = self.axis
+        if samples is None:
+            samples = [a for a in range(x.ndim) if a not in channels]
+        axis = tuple(sorted({*range(x.ndim)} - {*common.feature_axes(samples, x.ndim)}))
+        shape = [size if a in axis else 1 for a, size in enumerate(x.shape)]
+        # haiku's parameters vary along an axis that is counted from the end
+        own = [1 if a in samples else size for a, size in enumerate(x.shape)]
+        if self.create_scale:
+            scale = hk.get_parameter("scale", own, x.dtype, self.scale_init)
+        if self.create_offset:
+            offset = hk.get_parameter("offset", own, x.dtype, self.offset_init)
+        floating = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)
+        given = [a for a in (scale, offset) if a is not None]
+        options = {"axis": axis, "eps": self.eps, "dtype": jnp.result_type(floating, *given)}
+        gamma = beta = None
+        if self.create_scale and own == shape:
+            gamma, scale = _floating(scale), None
+        if self.create_offset and own == shape and scale is None:
+            beta, offset = _floating(offset), None
+        if is_training or test_local_stats:
+            y, moments = common.normalize_batch(
+                x,
+                gamma,
+                beta,
+                where=common.weights(where),
+                axis_name=self.cross_replica_axis or None,
+                axis_index_groups=self.cross_replica_axis_index_groups,
+                rule=self.rule,
+                **options,
+            )
+            if is_training:
+                taken = common.has_statistics(moments).reshape(shape)
+                self.mean_ema.update(moments.mean.reshape(shape), taken, 0, floating)
+                self.var_ema.update(moments.var.reshape(shape), taken, 1, floating)
+        else:
+            mean, var = self.mean_ema.average, self.var_ema.average
+            y = common.normalize_given(x, mean, var, gamma, beta, **options)
+        y = y if scale is None else y * scale
+        return y if offset is None else y + offset
+
+
+class _RunningAverage(hk.ExponentialMovingAverage):
+    """haiku's zero-debiased average (P.7), which a batch without statistics leaves alone."""
+
+    def update(self, value: Array, taken: Array, start: float, dtype: DTypeLike) -> None:
+        """Average `value` where it is taken; elsewhere the average stays, or is `start` at first.
+
+        States are created in `dtype`, and never kept in less.
+        """
+        counter = hk.get_state("counter", (), jnp.int32, init=jnp.zeros)
+        hidden = hk.get_state("hidden", value.shape, dtype, init=jnp.zeros)
+        first = jnp.where(taken, value, start)
+        average = hk.get_state("average", value.shape, dtype, init=lambda *_: first.astype(dtype))
+        # all channels share the counter: one that is left out repeats its average
+        value = jnp.where(counter == 0, first, jnp.where(taken, value, average))
+        decay = jnp.asarray(self.decay, value.dtype)
+        new_hidden = hidden * decay + value * (1 - decay)
+        new_average = new_hidden / (1 - decay ** (counter + 1))
+        some = jnp.any(taken)
+        hk.set_state("counter", jnp.where(some, counter + 1, counter))
+        for name, old, new in (("hidden", hidden, new_hidden), ("average", average, new_average)):
+            kept = jnp.promote_types(old.dtype, dtype)
+            hk.set_state(name, jnp.where(some, new.astype(kept), old.astype(kept)))
+
+
+def _floating(parameter: Array) -> Array:
+    """Return a parameter that takes after an integer x as `bnjax.batch_norm` wants it."""
+    return parameter.astype(jnp.promote_types(parameter.dtype, jnp.float32))
