@@ -168,9 +168,8 @@ def normalize_given(
         [0. 1.]
     """
     x = _widen(x, dtype, mean, var, gamma, beta)
-    view, at, per_channel = _with_both_kinds_of_axes(x, axis, mean, var, gamma, beta)
-    mean, var, gamma, beta = per_channel
-    y = bnjax.normalize(view, mean, var, gamma, beta, axis=at, eps=eps, dtype=dtype)
+    view, at, vectors = _with_both_kinds_of_axes(x, axis, mean, var, gamma, beta)
+    y = bnjax.normalize(view, *vectors, axis=at, eps=eps, dtype=dtype)
     return y.reshape(x.shape)
 
 
@@ -180,9 +179,9 @@ def update_statistics(
     """Return momentum · old + (1 − momentum) · new, neither debiased nor unbiased.
 
     Args:
-        mean: The running mean; the shape of the moments.
+        mean: The running mean.
         var: The running variance, of the same shape.
-        moments: The batch's.
+        moments: The batch's: as many channels, in any shape.
         momentum: The weight on the old statistics.
 
     Returns:
@@ -212,9 +211,9 @@ def has_statistics(moments: Moments) -> Array:
 
 def _average(old: Array, new: Array, taken: Array, momentum: ArrayLike) -> Array:
     # zero first: the gradient of what is not taken would be NaN · 0
-    new = jnp.where(taken, new, 0).astype(old.dtype)
+    new = jnp.where(taken, new, 0).astype(old.dtype).reshape(old.shape)
     average = momentum * old + (1 - momentum) * new
-    return jnp.where(taken, average, old).astype(old.dtype)
+    return jnp.where(taken.reshape(old.shape), average, old).astype(old.dtype)
 
 
 def _widen(x: ArrayLike, *others: Any) -> Array:
@@ -229,7 +228,7 @@ def _widen(x: ArrayLike, *others: Any) -> Array:
 
 def _with_both_kinds_of_axes(
     x: Array, axis: tuple[int, ...], *vectors: Array | None
-) -> tuple[Array, tuple[int, ...], tuple[Array | None, ...]]:
+) -> tuple[Array, tuple[int, ...], tuple[Any, ...]]:
     """Return x with at least one sample and one feature axis, its feature axes, and the vectors."""
     if len(axis) == x.ndim:
         x, axis = x[None], tuple(a + 1 for a in axis)

@@ -1,0 +1,92 @@
+"""flax.linen's batch normalization over bnjax: `from bnjax.layers.linen import BatchNorm`."""
+
+import jax.numpy as jnp
+from flax import linen
+from flax.linen.dtypes import canonicalize_dtype
+from jax import Array
+from jax.typing import ArrayLike
+
+from bnjax.layers import common
+
+
+class BatchNorm(linen.BatchNorm):
+    """Normalize a batch as `flax.linen.BatchNorm` does, exactly (BN.2, BN.3, P.3).
+
+    Attributes are those of `flax.linen.BatchNorm`, with the same defaults; variables have the same
+    names, shapes and dtypes, so that checkpoints of either are read by the other.
+    `use_fast_variance` changes nothing, `force_float32_reductions` the dtype of the statistics
+    alone: sums are always formed in float32 or float64. In addition:
+
+    Attributes:
+        rule: How the layer is differentiated, as in `bnjax.batch_norm`: "jvp" in every mode, "vjp"
+            in reverse mode only, which keeps less memory.
+
+    Example:
+        >>> import jax
+        >>> layer, x = BatchNorm(use_running_average=False), jnp.array([[1.0], [3.0]])
+        >>> variables = layer.init(jax.random.key(0), x)
+        >>> y, updates = layer.apply(variables, x, mutable=["batch_stats"])
+        >>> print(y[:, 0].round(3), updates["batch_stats"]["mean"].round(3))
+        [-1.  1.] [0.02]
+    """
+
+    rule: str = "jvp"
+
+    @linen.compact
+    def __call__(
+        self,
+        x: ArrayLike,
+        use_running_average: bool | None = None,
+        *,
+        mask: ArrayLike | None = None,
+    ) -> Array:
+        """Normalize x with its own moments, or with the running statistics.
+
+        Args:
+            x: The batch. Complex numbers are normalized by flax's own code.
+            use_running_average: Whether to normalize with the running statistics (P.3).
+            mask: None, a mask of the places that shape the moments, or floating weights ≥ 0 of
+                them; broadcastable to x.
+
+        Returns:
+            y, of x's shape, in `dtype`, or in the dtype that x, scale and bias promote to.
+            Running statistics of a channel in which the batch has no sample, or a moment that is
+            not finite, stay as they are.
+        """
+        x = jnp.asarray(x)
+        if common.is_complex(x, self.dtype, self.param_dtype):
+            return super().__call__(x, use_running_average, mask=mask)
+        given = linen.merge_param(
+            "use_running_average", self.use_running_average, use_running_average
+        )
+        axis = common.feature_axes(self.axis, x.ndim)
+        shape = [x.shape[a] for a in axis]
+        kept = jnp.float32 if self.force_float32_reductions else self.param_dtype
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, kept)
+        var = self.variable("batch_stats", "var", jnp.ones, shape, kept)
+        scale = bias = None
+        if self.use_scale:
+            scale = self.param("scale", self.scale_init, shape, self.param_dtype)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, shape, self.param_dtype)
+        dtype = canonicalize_dtype(x, scale, bias, dtype=self.dtype)
+        options = {"axis": axis, "eps": self.epsilon, "dtype": dtype}
+        if given:
+            return common.normalize_given(x, mean.value, var.value, scale, bias, **options)
+        starting = self.is_initializing()
+        y, moments = common.normalize_batch(
+            x,
+            scale,
+            bias,
+            where=common.weights(mask),
+            axis_name=None if starting else self.axis_name,
+            axis_index_groups=None if starting else self.axis_index_groups,
+            rule=self.rule,
+            **options,
+        )
+        if not starting:
+            # flax's promote to what it would have summed in
+            summed = jnp.promote_types(self.dtype or x.dtype, kept)
+            old = (v.value.astype(jnp.promote_types(v.value.dtype, summed)) for v in (mean, var))
+            mean.value, var.value = common.update_statistics(*old, moments, self.momentum)
+        return y

@@ -1,0 +1,81 @@
+"""flax.nnx's batch normalization over bnjax: `from bnjax.layers.nnx import BatchNorm`."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn.dtypes import canonicalize_dtype
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from bnjax.layers import common
+
+
+class BatchNorm(nnx.BatchNorm):
+    """Normalize a batch as `flax.nnx.BatchNorm` does, exactly (BN.2, BN.3, P.3).
+
+    Args:
+        *args: Those of `flax.nnx.BatchNorm`, with the same defaults. `use_fast_variance` changes
+            nothing; `promote_dtype` does not round the running statistics.
+        rule: How the layer is differentiated, as in `bnjax.batch_norm`: "jvp" in every mode, "vjp"
+            in reverse mode only, which keeps less memory.
+        **options: As `args`. The state has the same names, shapes and dtypes, so that checkpoints
+            of either are read by the other.
+
+    Example:
+        >>> layer = BatchNorm(1, rngs=nnx.Rngs(0))
+        >>> print(layer(jnp.array([[1.0], [3.0]]))[:, 0].round(3), layer.mean[...].round(3))
+        [-1.  1.] [0.02]
+    """
+
+    def __init__(self, *args: Any, rule: str = "jvp", **options: Any):
+        super().__init__(*args, **options)
+        self.rule = rule
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        use_running_average: bool | None = None,
+        *,
+        mask: ArrayLike | None = None,
+    ) -> Array:
+        """Normalize x with its own moments, or with the running statistics.
+
+        Args:
+            x: The batch. Complex numbers are normalized by flax's own code.
+            use_running_average: Whether to normalize with the running statistics (P.3).
+            mask: None, a mask of the places that shape the moments, or floating weights ≥ 0 of
+                them; broadcastable to x.
+
+        Returns:
+            y, of x's shape, in `dtype`, or in the dtype that x, scale, bias and the statistics
+            promote to. Running statistics of a channel in which the batch has no sample, or a
+            moment that is not finite, stay as they are.
+        """
+        x = jnp.asarray(x)
+        given = self.use_running_average if use_running_average is None else use_running_average
+        mean, var = self.mean[...], self.var[...]
+        scale, bias = (None if v is None else v[...] for v in (self.scale, self.bias))
+        if given is None or common.is_complex(x, self.dtype, mean, scale, bias):
+            return super().__call__(x, use_running_average, mask=mask)  # None: an error of its own
+        # x is cast only where that rounds it, the statistics never
+        cast, _, _, scale, bias = self.promote_dtype((x, mean, var, scale, bias), dtype=self.dtype)
+        dtype = canonicalize_dtype(cast, scale, bias, dtype=self.dtype)
+        x = x if jnp.promote_types(x.dtype, cast.dtype) == cast.dtype else cast
+        options = {"axis": common.feature_axes(self.axis, x.ndim), "eps": self.epsilon}
+        if given:
+            return common.normalize_given(x, mean, var, scale, bias, dtype=dtype, **options)
+        y, moments = common.normalize_batch(
+            x,
+            scale,
+            bias,
+            where=common.weights(mask),
+            axis_name=self.axis_name,
+            axis_index_groups=self.axis_index_groups,
+            rule=self.rule,
+            dtype=dtype,
+            **options,
+        )
+        updated = common.update_statistics(mean, var, moments, self.momentum)
+        self.mean[...], self.var[...] = lax.stop_gradient(updated)  # as flax's
+        return y
