@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Hashable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ class BatchNorm(eqx.nn.BatchNorm):
 
     def __call__(
         self,
-        x: ArrayLike,
+        x: Array,
         state: eqx.nn.State,
         *,
         key: Array | None = None,
@@ -82,33 +82,41 @@ class BatchNorm(eqx.nn.BatchNorm):
             sample, or a moment that is not finite, stay as they are.
         """
         x = jnp.asarray(x)
-        index = self.ema_state_index if self.mode == "ema" else self.batch_state_index
+        progress_index, index = self._indices()
         mean, var = state.get(index)
         if common.is_complex(x, mean):
             return super().__call__(x, state, key=key, inference=inference)
         inference = self.inference if inference is None else inference
-        affine = [] if self.weight is None else [self.weight]
-        floating = x if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)
-        batch = {"where": common.weights(where), "axis_name": self.axis_name, "rule": self.rule}
-        options = {"axis": (0,), "eps": self.eps, "dtype": jnp.result_type(floating, mean, *affine)}
+        dtypes = [x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)]
+        dtypes += [] if self.weight is None else [self.weight.dtype]
+        dtype = jnp.result_type(*dtypes, mean)
+        options = {"axis": (0,), "eps": self.eps}
         if inference:
             if self.mode == "batch":
-                mean, var = self._debiased(mean, var, state.get(self.batch_counter))
-            y = common.normalize_given(x, mean, var, self.weight, self.bias, **options)
+                mean, var = self._debiased(mean, var, state.get(progress_index))
+            y = common.normalize_given(x, mean, var, self.weight, self.bias, dtype=dtype, **options)
             return y, state
+        options |= {"where": common.weights(where), "axis_name": self.axis_name, "rule": self.rule}
         if self.mode == "batch":
-            options["dtype"] = jnp.result_type(floating, *affine)
-            y, moments = common.normalize_batch(x, self.weight, self.bias, **options, **batch)
-            return y, self._update(state, mean, var, moments)
-        dtype, options["dtype"] = options["dtype"], accumulator_dtype(x.dtype, options["dtype"])
-        standardized, moments = common.normalize_batch(x, None, None, **options, **batch)
-        first = state.get(self.ema_first_time_index)
-        old = jnp.where(first, 0, mean), jnp.where(first, 1, var)
-        mean, var = common.update_statistics(*old, moments, jnp.where(first, 0.0, self.momentum))
-        seen = jnp.any(common.has_statistics(moments))
-        state = state.set(self.ema_first_time_index, first & ~seen)
-        state = state.set(self.ema_state_index, (mean, var))
-        return self._to_running(standardized, moments, mean, var).astype(dtype), state
+            y, moments = common.normalize_batch(
+                x, self.weight, self.bias, dtype=jnp.result_type(*dtypes), **options
+            )
+            return y, self._update_debiased(state, moments)
+        wide = accumulator_dtype(x.dtype, dtype)
+        standardized, moments = common.normalize_batch(x, None, None, dtype=wide, **options)
+        state = self._update(state, moments)
+        return self._to_running(standardized, moments, *state.get(index)).astype(dtype), state
+
+    def _indices(self) -> tuple[eqx.nn.StateIndex, eqx.nn.StateIndex]:
+        """Return where the state holds how far it has come, and the running statistics.
+
+        The first is whether no batch has come yet in mode "ema", else the number of batches.
+        """
+        if self.mode == "ema":
+            indices = self.ema_first_time_index, self.ema_state_index
+        else:
+            indices = self.batch_counter, self.batch_state_index
+        return cast(tuple[eqx.nn.StateIndex, eqx.nn.StateIndex], indices)
 
     def _to_running(self, standardized: Array, moments: Moments, mean: Array, var: Array) -> Array:
         """Return γ (x − m) (v + ε)^(−1/2) + β for running m and v, from x̂.
@@ -121,26 +129,33 @@ class BatchNorm(eqx.nn.BatchNorm):
         total = moments.var + self.eps
         scale = inv_std * jnp.sqrt(jnp.where(total == 0, 1, total))  # where it is 0, so is x̂
         shift = inv_std * (moments.mean - mean)
-        if self.weight is not None:
+        if self.weight is not None and self.bias is not None:
             scale, shift = self.weight * scale, self.weight * shift + self.bias
         rows = (-1,) + (1,) * (standardized.ndim - 1)
         return standardized * scale.reshape(rows) + shift.reshape(rows)
 
-    def _update(
-        self, state: eqx.nn.State, mean: Array, var: Array, moments: Moments
-    ) -> eqx.nn.State:
+    def _update(self, state: eqx.nn.State, moments: Moments) -> eqx.nn.State:
+        """Return the state after a batch in mode "ema": the first one replaces what there is."""
+        first_index, index = self._indices()
+        first, (mean, var) = state.get(first_index), state.get(index)
+        # before the first batch there may be anything
+        old = jnp.where(first, 0, mean), jnp.where(first, 1, var)
+        new = common.update_statistics(*old, moments, jnp.where(first, 0.0, self.momentum))
+        seen = jnp.any(common.has_statistics(moments))
+        return state.set(first_index, first & ~seen).set(index, new)
+
+    def _update_debiased(self, state: eqx.nn.State, moments: Moments) -> eqx.nn.State:
         """Return the state after a batch in mode "batch": m_k = d m_(k−1) + (1 − d) μ_k (P.7)."""
-        counter = state.get(self.batch_counter)
+        counter_index, index = self._indices()
+        counter, (mean, var) = state.get(counter_index), state.get(index)
+        averages = self._debiased(mean, var, counter)
         taken = common.has_statistics(moments)
         seen = jnp.any(taken)
         # all channels share the counter: one that is left out repeats its average
-        pairs = zip(moments[:2], self._debiased(mean, var, counter), strict=True)
-        new = Moments(
-            *(jnp.where(taken, *pair) for pair in pairs), jnp.broadcast_to(seen, mean.shape)
-        )
-        statistics = common.update_statistics(mean, var, new, self.momentum)
-        state = state.set(self.batch_counter, jnp.where(seen, counter + 1, counter))
-        return state.set(self.batch_state_index, statistics)
+        pair = (jnp.where(taken, a, b) for a, b in zip(moments[:2], averages, strict=True))
+        repeated = Moments(*pair, count=jnp.broadcast_to(seen, mean.shape))
+        new = common.update_statistics(mean, var, repeated, self.momentum)
+        return state.set(counter_index, jnp.where(seen, counter + 1, counter)).set(index, new)
 
     def _debiased(self, mean: Array, var: Array, counter: Array) -> tuple[Array, Array]:
         """Return m_k/(1 − d^k) and (v_k − d^k)/(1 − d^k): v starts at 1, of which d^k is left."""

@@ -1,6 +1,7 @@
 """haiku's batch normalization over bnjax: `from bnjax.layers.haiku import BatchNorm`."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import haiku as hk
 import jax.numpy as jnp
@@ -65,11 +66,11 @@ class BatchNorm(hk.BatchNorm):
 
     def __call__(
         self,
-        inputs: ArrayLike,
+        inputs: Array,
         is_training: bool,
         test_local_stats: bool = False,
-        scale: ArrayLike | None = None,
-        offset: ArrayLike | None = None,
+        scale: Array | None = None,
+        offset: Array | None = None,
         *,
         where: ArrayLike | None = None,
     ) -> Array:
@@ -98,26 +99,20 @@ class BatchNorm(hk.BatchNorm):
                 raise ValueError(f"Cannot pass `{name}` at call time if `create_{name}=True`.")
         if common.is_complex(x, scale, offset):
             return super().__call__(x, is_training, test_local_stats, scale, offset)
-        channels = (self.channel_index, self.channel_index + x.ndim)  # counted from the end, or not
-        samples = self.axis
-        if samples is None:
-            samples = [a for a in range(x.ndim) if a not in channels]
-        axis = tuple(sorted({*range(x.ndim)} - {*common.feature_axes(samples, x.ndim)}))
-        shape = [size if a in axis else 1 for a, size in enumerate(x.shape)]
-        # haiku's parameters vary along an axis that is counted from the end
-        own = [1 if a in samples else size for a, size in enumerate(x.shape)]
-        if self.create_scale:
-            scale = hk.get_parameter("scale", own, x.dtype, self.scale_init)
-        if self.create_offset:
-            offset = hk.get_parameter("offset", own, x.dtype, self.offset_init)
-        floating = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)
-        given = [a for a in (scale, offset) if a is not None]
-        options = {"axis": axis, "eps": self.eps, "dtype": jnp.result_type(floating, *given)}
+        axis, shape, own = self._shapes(x)
         gamma = beta = None
-        if self.create_scale and own == shape:
-            gamma, scale = _floating(scale), None
-        if self.create_offset and own == shape and scale is None:
-            beta, offset = _floating(offset), None
+        if self.create_scale:
+            gamma = hk.get_parameter("scale", own, x.dtype, self.scale_init)
+        if self.create_offset:
+            beta = hk.get_parameter("offset", own, x.dtype, self.offset_init)
+        floating = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)
+        factors = [a for a in (gamma, beta, scale, offset) if a is not None]
+        options = {"axis": axis, "eps": self.eps, "dtype": jnp.result_type(floating, *factors)}
+        if gamma is not None and own != shape:
+            gamma, scale = None, gamma
+        if beta is not None and (own != shape or scale is not None):
+            beta, offset = None, beta
+        gamma, beta = _floating(gamma), _floating(beta)
         if is_training or test_local_stats:
             y, moments = common.normalize_batch(
                 x,
@@ -131,13 +126,27 @@ class BatchNorm(hk.BatchNorm):
             )
             if is_training:
                 taken = common.has_statistics(moments).reshape(shape)
-                self.mean_ema.update(moments.mean.reshape(shape), taken, 0, floating)
-                self.var_ema.update(moments.var.reshape(shape), taken, 1, floating)
+                averages = (self.mean_ema, moments.mean, 0), (self.var_ema, moments.var, 1)
+                for ema, value, start in averages:
+                    ema = cast(_RunningAverage, ema)
+                    ema.update(value.reshape(shape), taken, start, floating)
         else:
             mean, var = self.mean_ema.average, self.var_ema.average
             y = common.normalize_given(x, mean, var, gamma, beta, **options)
         y = y if scale is None else y * scale
         return y if offset is None else y + offset
+
+    def _shapes(self, x: Array) -> tuple[tuple[int, ...], list[int], list[int]]:
+        """Return the feature axes, and the shapes of the statistics and of the parameters."""
+        samples = self.axis
+        if samples is None:
+            channel = self.channel_index, self.channel_index + x.ndim  # counted from the end, too
+            samples = [a for a in range(x.ndim) if a not in channel]
+        axis = tuple(sorted({*range(x.ndim)} - {*common.feature_axes(samples, x.ndim)}))
+        statistics = [size if a in axis else 1 for a, size in enumerate(x.shape)]
+        # haiku's parameters vary along a sample axis that is counted from the end
+        parameters = [1 if a in samples else size for a, size in enumerate(x.shape)]
+        return axis, statistics, parameters
 
 
 class _RunningAverage(hk.ExponentialMovingAverage):
@@ -164,6 +173,8 @@ class _RunningAverage(hk.ExponentialMovingAverage):
             hk.set_state(name, jnp.where(some, new.astype(kept), old.astype(kept)))
 
 
-def _floating(parameter: Array) -> Array:
-    """Return a parameter that takes after an integer x as `bnjax.batch_norm` wants it."""
-    return parameter.astype(jnp.promote_types(parameter.dtype, jnp.float32))
+def _floating(parameter: Array | None) -> Array | None:
+    """Return a parameter as `bnjax.batch_norm` wants it: that of an integer x is an integer."""
+    if parameter is None or jnp.issubdtype(parameter.dtype, jnp.floating):
+        return parameter
+    return parameter.astype(jnp.float32)
