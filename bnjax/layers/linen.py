@@ -38,7 +38,7 @@ class BatchNorm(linen.BatchNorm):
         x: ArrayLike,
         use_running_average: bool | None = None,
         *,
-        mask: ArrayLike | None = None,
+        mask: Array | None = None,
     ) -> Array:
         """Normalize x with its own moments, or with the running statistics.
 
@@ -85,8 +85,12 @@ class BatchNorm(linen.BatchNorm):
             **options,
         )
         if not starting:
-            # flax's promote to what it would have summed in
-            summed = jnp.promote_types(self.dtype or x.dtype, kept)
-            old = (v.value.astype(jnp.promote_types(v.value.dtype, summed)) for v in (mean, var))
-            mean.value, var.value = common.update_statistics(*old, moments, self.momentum)
+            # flax's promote to the dtype in which it would have summed
+            summed = jnp.promote_types(x.dtype if self.dtype is None else self.dtype, kept)
+            old_mean, old_var = (
+                v.value.astype(jnp.promote_types(v.value.dtype, summed)) for v in (mean, var)
+            )
+            mean.value, var.value = common.update_statistics(
+                old_mean, old_var, moments, self.momentum
+            )
         return y

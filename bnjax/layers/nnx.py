@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn.dtypes import canonicalize_dtype
+from flax.nnx.nn.dtypes import canonicalize_dtype, promote_dtype
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -16,7 +16,7 @@ class BatchNorm(nnx.BatchNorm):
 
     Args:
         *args: Those of `flax.nnx.BatchNorm`, with the same defaults. `use_fast_variance` changes
-            nothing; `promote_dtype` does not round the running statistics.
+            nothing; flax's own `promote_dtype` does not round the running statistics.
         rule: How the layer is differentiated, as in `bnjax.batch_norm`: "jvp" in every mode, "vjp"
             in reverse mode only, which keeps less memory.
         **options: As `args`. The state has the same names, shapes and dtypes, so that checkpoints
@@ -37,7 +37,7 @@ class BatchNorm(nnx.BatchNorm):
         x: ArrayLike,
         use_running_average: bool | None = None,
         *,
-        mask: ArrayLike | None = None,
+        mask: Array | None = None,
     ) -> Array:
         """Normalize x with its own moments, or with the running statistics.
 
@@ -58,15 +58,19 @@ class BatchNorm(nnx.BatchNorm):
         scale, bias = (None if v is None else v[...] for v in (self.scale, self.bias))
         if given is None or common.is_complex(x, self.dtype, mean, scale, bias):
             return super().__call__(x, use_running_average, mask=mask)  # None: an error of its own
-        # x is cast only where that rounds it, the statistics never
-        cast, _, _, scale, bias = self.promote_dtype((x, mean, var, scale, bias), dtype=self.dtype)
+        arrays = x, mean, var, scale, bias
+        cast, given_mean, given_var, scale, bias = self.promote_dtype(arrays, dtype=self.dtype)
         dtype = canonicalize_dtype(cast, scale, bias, dtype=self.dtype)
-        x = x if jnp.promote_types(x.dtype, cast.dtype) == cast.dtype else cast
+        if self.promote_dtype is promote_dtype:  # flax's: leave what it would round, or only widen
+            given_mean, given_var = mean, var
+            cast = x if jnp.promote_types(x.dtype, dtype) == dtype else cast
         options = {"axis": common.feature_axes(self.axis, x.ndim), "eps": self.epsilon}
         if given:
-            return common.normalize_given(x, mean, var, scale, bias, dtype=dtype, **options)
+            return common.normalize_given(
+                cast, given_mean, given_var, scale, bias, dtype=dtype, **options
+            )
         y, moments = common.normalize_batch(
-            x,
+            cast,
             scale,
             bias,
             where=common.weights(mask),

@@ -1,0 +1,87 @@
+"""Options that flax's two layers share, and how two layers are compared."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+C = 3
+FLOAT32 = np.finfo("float32").eps
+
+
+def scale_init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, 0.5, 2)
+
+
+INITIALIZERS = {"scale_init": scale_init, "bias_init": jax.nn.initializers.normal(1.0)}
+
+
+class Case(NamedTuple):
+    options: dict[str, Any] = {}
+    shape: tuple[int, ...] = (6, C)
+    dtype: Any = "float32"
+    mask: str | None = None
+
+    @property
+    def eps(self):
+        """The rounding of the sums: theirs of a float32 x are in float32, whatever y is in."""
+        wide = self.dtype == "float64" and "dtype" not in self.options
+        return np.finfo("float64").eps if wide else FLOAT32
+
+
+CASES = {
+    "defaults": Case(),
+    "no scale": Case({"use_scale": False}),
+    "no bias": Case({"use_bias": False}),
+    "neither": Case({"use_scale": False, "use_bias": False}),
+    "images": Case({}, (2, 3, 2, C)),
+    "channels first": Case({"axis": 1}, (2, C, 4)),
+    "axis in a tuple": Case({"axis": (-1,)}),
+    "no feature axis": Case({"axis": ()}, (6,)),
+    "one sample": Case({}, (1, C)),
+    "no sample axis": Case({"axis": 0}, (C,)),
+    "short average": Case({"momentum": 0.5, "epsilon": 0.1}),
+    "two passes": Case({"use_fast_variance": False}),
+    "bfloat16 out": Case({"dtype": jnp.bfloat16}),
+    "float16 out": Case({"dtype": jnp.float16}),
+    "float64 out": Case({"dtype": jnp.float64}),
+    "bfloat16 parameters": Case({"param_dtype": jnp.bfloat16}),
+    "float64 parameters": Case({"param_dtype": jnp.float64}),
+    "bfloat16 in": Case(dtype=jnp.bfloat16),
+    "float16 in": Case(dtype="float16"),
+    "bfloat16 all": Case({"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}, dtype=jnp.bfloat16),
+    "float64 in": Case(dtype="float64"),
+    "float64 in, float32 out": Case({"dtype": jnp.float32}, dtype="float64"),
+    "integers": Case(dtype="int32"),
+    "booleans": Case(dtype="bool"),
+    "complex": Case(dtype="complex64"),
+    "mask of samples": Case(mask="samples"),
+    "mask of places": Case({}, (2, 3, 2, C), mask="places"),
+    "mask of integers": Case(mask="integers"),
+}
+
+
+def draw(case, rng):
+    """x, the cotangent of y, and the mask."""
+    x, y_bar = 3 * rng.normal(size=(2, *case.shape)) + 2
+    if case.dtype == "complex64":
+        x = x + 1j * y_bar
+    mask = None
+    if case.mask is not None:
+        mask = rng.random((*case.shape[:-1], 1)) < 0.7
+        mask[..., 0, :], mask[..., 1, :] = True, False
+        if case.mask == "places":
+            mask = mask & (rng.random(case.shape) < 0.8)
+        mask = jnp.asarray(mask, "int32" if case.mask == "integers" else bool)
+    return jnp.asarray(x).astype(case.dtype), y_bar, mask
+
+
+def assert_alike(got, wanted, eps=FLOAT32):
+    """Hold two trees to one structure, the same dtypes, and values equal to rounding by eps."""
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        least = max(eps, float(jnp.finfo(b.dtype).eps))
+        a, b = (np.asarray(v).astype("complex128") for v in (a, b))
+        np.testing.assert_allclose(a, b, rtol=0, atol=16 * least * max(np.abs(b).max(), 1))
