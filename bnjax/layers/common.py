@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from operator import index
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import reshard
 from jax.typing import ArrayLike, DTypeLike
 
 import bnjax
@@ -53,6 +55,16 @@ def is_complex(*values: Any) -> bool:
     """
     dtypes = (getattr(value, "dtype", value) for value in values if value is not None)
     return any(jnp.issubdtype(jnp.dtype(dtype), jnp.complexfloating) for dtype in dtypes)
+
+
+def mean_dtype(x: Array) -> jnp.dtype:
+    """Return the dtype of `jnp.mean(x)`: x's own, or a floating one for an integer x.
+
+    Example:
+        >>> print(mean_dtype(jnp.ones(2, jnp.int8)))
+        float32
+    """
+    return jax.eval_shape(jnp.mean, x).dtype
 
 
 def weights(mask: ArrayLike | None) -> Array | None:
@@ -209,9 +221,16 @@ def has_statistics(moments: Moments) -> Array:
     return (moments.count > 0) & jnp.isfinite(moments.mean) & jnp.isfinite(moments.var)
 
 
+def sharded_like(a: Array, like: Array) -> Array:
+    """Return statistics that lie on an explicit mesh as those of the batch do."""
+    spec = jax.typeof(like).sharding.spec
+    return a if jax.typeof(a).sharding.spec == spec else reshard(a, spec)
+
+
 def _average(old: Array, new: Array, taken: Array, momentum: ArrayLike) -> Array:
     # zero first: the gradient of what is not taken would be NaN · 0
     new = jnp.where(taken, new, 0).astype(old.dtype).reshape(old.shape)
+    old = sharded_like(old, new)
     average = momentum * old + (1 - momentum) * new
     return jnp.where(taken.reshape(old.shape), average, old).astype(old.dtype)
 

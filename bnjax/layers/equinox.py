@@ -87,7 +87,7 @@ class BatchNorm(eqx.nn.BatchNorm):
         if common.is_complex(x, mean):
             return super().__call__(x, state, key=key, inference=inference)
         inference = self.inference if inference is None else inference
-        dtypes = [x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)]
+        dtypes = [common.mean_dtype(x)]
         dtypes += [] if self.weight is None else [self.weight.dtype]
         dtype = jnp.result_type(*dtypes, mean)
         options = {"axis": (0,), "eps": self.eps}

@@ -105,7 +105,7 @@ class BatchNorm(hk.BatchNorm):
             gamma = hk.get_parameter("scale", own, x.dtype, self.scale_init)
         if self.create_offset:
             beta = hk.get_parameter("offset", own, x.dtype, self.offset_init)
-        floating = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.result_type(float)
+        floating = common.mean_dtype(x)
         factors = [a for a in (gamma, beta, scale, offset) if a is not None]
         options = {"axis": axis, "eps": self.eps, "dtype": jnp.result_type(floating, *factors)}
         if gamma is not None and own != shape:
@@ -161,6 +161,7 @@ class _RunningAverage(hk.ExponentialMovingAverage):
         hidden = hk.get_state("hidden", value.shape, dtype, init=jnp.zeros)
         first = jnp.where(taken, value, start)
         average = hk.get_state("average", value.shape, dtype, init=lambda *_: first.astype(dtype))
+        hidden, average = (common.sharded_like(a, first) for a in (hidden, average))
         # all channels share the counter: one that is left out repeats its average
         value = jnp.where(counter == 0, first, jnp.where(taken, value, average))
         decay = jnp.asarray(self.decay, value.dtype)
