@@ -7,7 +7,7 @@ with the moments of the others (BN.2, BN.3), as all frameworks do.
 
 from collections.abc import Sequence
 from operator import index
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from jax.typing import ArrayLike, DTypeLike
 import bnjax
 from bnjax import Moments
 from bnjax.layout import accumulator_dtype
+
+Statistics = TypeVar("Statistics", bound=tuple[Array, ...])
 
 
 def feature_axes(axis: int | Sequence[int], ndim: int) -> tuple[int, ...]:
@@ -205,6 +207,7 @@ def update_statistics(
         >>> print(*update_statistics(jnp.zeros(2), jnp.ones(2), batch, 0.5))
         [1. 0.] [2.5 1. ]
     """
+    moments = sharded_like(moments, mean)
     taken = has_statistics(moments)
     pairs = ((mean, moments.mean), (var, moments.var))
     mean, var = (_average(old, new, taken, momentum) for old, new in pairs)
@@ -221,16 +224,20 @@ def has_statistics(moments: Moments) -> Array:
     return (moments.count > 0) & jnp.isfinite(moments.mean) & jnp.isfinite(moments.var)
 
 
-def sharded_like(a: Array, like: Array) -> Array:
-    """Return statistics that lie on an explicit mesh as those of the batch do."""
-    spec = jax.typeof(like).sharding.spec
-    return a if jax.typeof(a).sharding.spec == spec else reshard(a, spec)
+def sharded_like(statistics: Statistics, other: Array) -> Statistics:
+    """Return statistics that lie on an explicit mesh as another one does.
+
+    A batch's moments are to lie as the running statistics do: a scan can carry those then.
+    """
+    spec = jax.typeof(other).sharding.spec
+    return jax.tree.map(
+        lambda a: a if jax.typeof(a).sharding.spec == spec else reshard(a, spec), statistics
+    )
 
 
 def _average(old: Array, new: Array, taken: Array, momentum: ArrayLike) -> Array:
     # zero first: the gradient of what is not taken would be NaN · 0
     new = jnp.where(taken, new, 0).astype(old.dtype).reshape(old.shape)
-    old = sharded_like(old, new)
     average = momentum * old + (1 - momentum) * new
     return jnp.where(taken.reshape(old.shape), average, old).astype(old.dtype)
 

@@ -149,6 +149,7 @@ class BatchNorm(eqx.nn.BatchNorm):
         counter_index, index = self._indices()
         counter, (mean, var) = state.get(counter_index), state.get(index)
         averages = self._debiased(mean, var, counter)
+        moments = common.sharded_like(moments, mean)
         taken = common.has_statistics(moments)
         seen = jnp.any(taken)
         # all channels share the counter: one that is left out repeats its average

@@ -161,7 +161,7 @@ class _RunningAverage(hk.ExponentialMovingAverage):
         hidden = hk.get_state("hidden", value.shape, dtype, init=jnp.zeros)
         first = jnp.where(taken, value, start)
         average = hk.get_state("average", value.shape, dtype, init=lambda *_: first.astype(dtype))
-        hidden, average = (common.sharded_like(a, first) for a in (hidden, average))
+        hidden, average = common.sharded_like((hidden, average), first)
         # all channels share the counter: one that is left out repeats its average
         value = jnp.where(counter == 0, first, jnp.where(taken, value, average))
         decay = jnp.asarray(self.decay, value.dtype)
