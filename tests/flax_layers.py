@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import reference
+from reference import relative
 
 C = 3
 FLOAT32 = np.finfo("float32").eps
@@ -86,3 +88,70 @@ def assert_alike(got, wanted, eps=FLOAT32):
         least = max(eps, float(jnp.finfo(b.dtype).eps)) if rounded else 0
         a, b = (np.asarray(v).astype("complex128") for v in (a, b))
         np.testing.assert_allclose(a, b, rtol=0, atol=16 * least * max(np.abs(b).max(), 1))
+
+
+def mean_of_1e5(both, rng):
+    x = (rng.normal(size=(64, C)) + 1e5).astype("float32")
+    wanted, mean, var = reference.batch_norm(x)[:3]
+    (theirs, *_), (ours, *running) = both(x, momentum=0.0)
+    assert relative(theirs, wanted) > 0.1 and relative(ours, wanted) < 1e-6
+    assert_alike(running, [mean[0].astype("float32"), var[0].astype("float32")])
+
+
+def std_of_1e25(both, rng):
+    x = (1e25 * rng.normal(size=(8, C))).astype("float32")
+    (theirs, *_), (ours, *running) = both(x)
+    assert np.isnan(theirs).all()
+    assert relative(ours, reference.batch_norm(x)[0]) < 1e-6
+    assert_alike(running, [np.zeros(C, "float32"), np.ones(C, "float32")])  # 1e50 is no float32
+
+
+def constant_channel(both, rng):
+    x = np.full((8, C), 3.0, "float32")
+    (theirs, *_), (ours, *_) = both(x, epsilon=0.0)
+    assert np.isnan(theirs).all() and not np.any(ours)
+
+
+def nan_in_the_batch(both, rng):
+    x = rng.normal(size=(8, C)).astype("float32")
+    x[1, 0] = np.nan
+    (theirs, *spoiled), (ours, *running) = both(x)
+    for y in (theirs, ours):
+        assert np.isnan(y[:, 0]).all() and np.isfinite(y[:, 1:]).all()
+    for statistic, wanted, start in zip(running, spoiled, (0, 1), strict=True):
+        assert np.isnan(wanted[0]) and statistic[0] == start
+        np.testing.assert_allclose(statistic[1:], wanted[1:], rtol=1e-5)
+
+
+def empty_batch(both, rng):
+    (_, *spoiled), (_, *running) = both(np.zeros((0, C), "float32"))
+    assert np.isnan(spoiled).all()
+    assert_alike(running, [np.zeros(C, "float32"), np.ones(C, "float32")])
+
+
+def all_masked(both, rng):
+    x = rng.normal(size=(8, C)).astype("float32")
+    mask = np.array([[True, True, False]] * 8)
+    (theirs, *spoiled), (ours, *running) = both(x, mask)
+    assert np.isnan(theirs[:, 2]).all() and not np.any(ours[:, 2])
+    assert np.isnan([s[2] for s in spoiled]).all() and [s[2] for s in running] == [0, 1]
+    np.testing.assert_allclose(ours[:, :2], theirs[:, :2], atol=1e-5)
+
+
+def unequal_masks(both, rng):
+    x = rng.normal(size=(2, 8, C)).astype("float32")
+    mask = np.arange(16).reshape(2, 8, 1) < 9  # 8 samples count of one shard, 1 of the other
+    wanted = reference.batch_norm(x, axis=(2,), weights=np.where(mask, 1, 1e-30))[0]
+    (theirs, *_), (ours, *_) = both(x, mask, axis_name="shards")
+    assert relative(theirs, wanted) > 0.1 and relative(ours, wanted) < 1e-6
+
+
+DIFFERENCES = {
+    "mean of 1e5 standard deviations": mean_of_1e5,
+    "standard deviation of 1e25": std_of_1e25,
+    "constant channel, ε = 0": constant_channel,
+    "NaN or infinity in a batch": nan_in_the_batch,
+    "empty batch": empty_batch,
+    "channel without a place in the mask": all_masked,
+    "masks or shards of unlike weight across devices": unequal_masks,
+}

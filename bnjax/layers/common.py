@@ -16,10 +16,11 @@ from jax.sharding import reshard
 from jax.typing import ArrayLike, DTypeLike
 
 import bnjax
-from bnjax import Moments
+from bnjax import Moments, population
 from bnjax.layout import accumulator_dtype
+from bnjax.population import Pool
 
-Statistics = TypeVar("Statistics", bound=tuple[Array, ...])
+Tree = TypeVar("Tree")
 
 
 def feature_axes(axis: int | Sequence[int], ndim: int) -> tuple[int, ...]:
@@ -224,7 +225,7 @@ def has_statistics(moments: Moments) -> Array:
     return (moments.count > 0) & jnp.isfinite(moments.mean) & jnp.isfinite(moments.var)
 
 
-def sharded_like(statistics: Statistics, other: Array) -> Statistics:
+def sharded_like(statistics: Tree, other: Array) -> Tree:
     """Return statistics that lie on an explicit mesh as another one does.
 
     A batch's moments are to lie as the running statistics do: a scan can carry those then.
@@ -235,11 +236,38 @@ def sharded_like(statistics: Statistics, other: Array) -> Statistics:
     )
 
 
+def add_to_pool(pool: Pool, moments: Moments) -> Pool:
+    """Add a batch's moments, in any shape, to a pool of as many channels (P.5)."""
+    mean, var, count = (m.reshape(pool.mean.shape) for m in moments[:3])
+    return population.add(pool, Moments(mean, var, count))
+
+
+def add_offset(
+    x: Array, offset: Array, *, axis: tuple[int, ...], dtype: DTypeLike, evaluating: bool
+) -> Array:
+    """Return x + b', what is left of a folded normalization (P.4).
+
+    Raises:
+        ValueError: The layer is to train.
+    """
+    if not evaluating:
+        raise ValueError(
+            "BatchNorm: a folded layer has no statistics to train with: use_running_average must "
+            "be True. Train the model as it was before `fold`."
+        )
+    rows = offset.reshape([size if a in axis else 1 for a, size in enumerate(x.shape)])
+    return (x.astype(accumulator_dtype(x.dtype)) + rows).astype(dtype)
+
+
 def _average(old: Array, new: Array, taken: Array, momentum: ArrayLike) -> Array:
-    # zero first: the gradient of what is not taken would be NaN · 0
+    # `old` as it is, sharded by type as it is: `new` may be so otherwise
+    keep, add = (
+        jnp.where(taken, weight, otherwise).astype(old.dtype).reshape(old.shape)
+        for weight, otherwise in ((momentum, 1), (1 - momentum, 0))
+    )
     new = jnp.where(taken, new, 0).astype(old.dtype).reshape(old.shape)
-    average = momentum * old + (1 - momentum) * new
-    return jnp.where(taken.reshape(old.shape), average, old).astype(old.dtype)
+    average, spec = keep * old + add * new, jax.typeof(old).sharding.spec
+    return average if jax.typeof(average).sharding.spec == spec else reshard(average, spec)
 
 
 def _widen(x: ArrayLike, *others: Any) -> Array:

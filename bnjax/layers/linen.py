@@ -1,4 +1,8 @@
-"""flax.linen's batch normalization over bnjax: `from bnjax.layers.linen import BatchNorm`."""
+"""flax.linen's batch normalization over bnjax: `from bnjax.layers.linen import BatchNorm`.
+
+Two more entries may stand for the running statistics in `batch_stats`: "pool" beside them while
+`measure_statistics` measures, "offset" in their place after `fold`.
+"""
 
 import jax.numpy as jnp
 from flax import linen
@@ -61,17 +65,21 @@ class BatchNorm(linen.BatchNorm):
         )
         axis = common.feature_axes(self.axis, x.ndim)
         shape = [x.shape[a] for a in axis]
-        kept = jnp.float32 if self.force_float32_reductions else self.param_dtype
-        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, kept)
-        var = self.variable("batch_stats", "var", jnp.ones, shape, kept)
         scale = bias = None
         if self.use_scale:
             scale = self.param("scale", self.scale_init, shape, self.param_dtype)
         if self.use_bias:
             bias = self.param("bias", self.bias_init, shape, self.param_dtype)
         dtype = canonicalize_dtype(x, scale, bias, dtype=self.dtype)
+        if self.has_variable("batch_stats", "offset"):
+            offset = self.get_variable("batch_stats", "offset")
+            return common.add_offset(x, offset, axis=axis, dtype=dtype, evaluating=given)
+        kept = jnp.float32 if self.force_float32_reductions else self.param_dtype
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, kept)
+        var = self.variable("batch_stats", "var", jnp.ones, shape, kept)
+        measuring = self.has_variable("batch_stats", "pool")
         options = {"axis": axis, "eps": self.epsilon, "dtype": dtype}
-        if given:
+        if given and not measuring:
             return common.normalize_given(x, mean.value, var.value, scale, bias, **options)
         starting = self.is_initializing()
         y, moments = common.normalize_batch(
@@ -84,7 +92,10 @@ class BatchNorm(linen.BatchNorm):
             rule=self.rule,
             **options,
         )
-        if not starting:
+        if measuring:
+            pool = common.add_to_pool(self.get_variable("batch_stats", "pool"), moments)
+            self.put_variable("batch_stats", "pool", pool)
+        elif not starting:
             # flax's promote to the dtype in which it would have summed
             summed = jnp.promote_types(x.dtype if self.dtype is None else self.dtype, kept)
             old_mean, old_var = (

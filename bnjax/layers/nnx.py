@@ -1,4 +1,8 @@
-"""flax.nnx's batch normalization over bnjax: `from bnjax.layers.nnx import BatchNorm`."""
+"""flax.nnx's batch normalization over bnjax: `from bnjax.layers.nnx import BatchNorm`.
+
+A layer has one variable more while `measure_statistics` measures, `pool`, and after `fold`,
+`offset`.
+"""
 
 from typing import Any
 
@@ -27,6 +31,9 @@ class BatchNorm(nnx.BatchNorm):
         >>> print(layer(jnp.array([[1.0], [3.0]]))[:, 0].round(3), layer.mean[...].round(3))
         [-1.  1.] [0.02]
     """
+
+    pool: nnx.BatchStat[Any] | None = None
+    offset: nnx.BatchStat[Any] | None = None
 
     def __init__(self, *args: Any, rule: str = "jvp", **options: Any):
         super().__init__(*args, **options)
@@ -65,7 +72,10 @@ class BatchNorm(nnx.BatchNorm):
             given_mean, given_var = mean, var
             cast = x if jnp.promote_types(x.dtype, dtype) == dtype else cast
         options = {"axis": common.feature_axes(self.axis, x.ndim), "eps": self.epsilon}
-        if given:
+        if self.offset is not None:
+            b, axis = self.offset[...], options["axis"]
+            return common.add_offset(cast, b, axis=axis, dtype=dtype, evaluating=given)
+        if given and self.pool is None:
             return common.normalize_given(
                 cast, given_mean, given_var, scale, bias, dtype=dtype, **options
             )
@@ -80,6 +90,9 @@ class BatchNorm(nnx.BatchNorm):
             dtype=dtype,
             **options,
         )
+        if self.pool is not None:
+            self.pool.set_value(common.add_to_pool(self.pool.get_value(), moments))
+            return y
         updated = common.update_statistics(mean, var, moments, self.momentum)
         self.mean[...], self.var[...] = lax.stop_gradient(updated)  # as flax's
         return y
