@@ -17,6 +17,7 @@ from processes import check_on_eight_devices
 pytestmark = pytest.mark.peers
 eqx = pytest.importorskip("equinox", reason="pip install '.[equinox]'")
 from bnjax.layers import equinox as ours  # noqa: E402
+from bnjax.layers import equinox_inference as inference  # noqa: E402
 
 C = 3
 LAYERS = ours.BatchNorm, eqx.nn.BatchNorm
@@ -231,6 +232,7 @@ def test_a_checkpoint_is_read_by_the_other_layer(written, read, mode, rng, tmp_p
     assert_alike((other_y, leaves(other_state)), (y, leaves(state)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_an_ensemble_means_the_same(mode, rng):
     x = rng.normal(2, 3, (8, 2)).astype("float32")
@@ -361,6 +363,7 @@ def test_the_layer_stands_where_equinox_s_stood():
             layer_class(C, "batch", mode="bach")
 
 
+@pytest.mark.slow
 def test_the_digits_are_learned_alike():
     pytest.importorskip("sklearn")
     found = []
@@ -371,9 +374,93 @@ def test_the_digits_are_learned_alike():
 
 
 def test_the_examples_of_the_docstrings():
-    assert doctest.testmod(ours).failed == 0
+    assert doctest.testmod(ours).failed == doctest.testmod(inference).failed == 0
 
 
 @pytest.mark.slow
 def test_all_checks_pass_on_eight_devices():
     check_on_eight_devices("equinox_device_checks.py")
+
+
+class Net(eqx.Module):
+    """Two convolutions, the first with a bias, and a head."""
+
+    first: eqx.nn.Conv2d
+    second: eqx.nn.Conv2d
+    norms: list[ours.BatchNorm]
+    head: eqx.nn.Linear
+
+    def __init__(self, key, mode):
+        keys = jax.random.split(key, 3)
+        self.first = eqx.nn.Conv2d(1, 2, 2, key=keys[0])
+        self.second = eqx.nn.Conv2d(2, C, 2, use_bias=False, key=keys[1])
+        self.norms = [ours.BatchNorm(n, "batch", mode=mode, momentum=0.5) for n in (2, C)]
+        self.head = eqx.nn.Linear(C, 2, key=keys[2])
+
+    def __call__(self, x, state):
+        x, state = self.norms[0](self.first(x), state)
+        x, state = self.norms[1](self.second(jax.nn.relu(x)), state)
+        return self.head(x.mean((1, 2))), state
+
+    def pairs(self):
+        return zip((self.first, self.second), self.norms, strict=True)
+
+
+@pytest.fixture(params=MODES)
+def net_and_batches(request, rng):
+    """A network whose parameters and statistics are not the first ones."""
+    net, state = eqx.nn.make_with_state(Net)(jax.random.key(0), request.param)
+    for i, n in enumerate((2, C)):
+        new = jnp.asarray(rng.uniform(0.5, 2, (2, n)))
+        net = eqx.tree_at(lambda net, i=i: (net.norms[i].weight, net.norms[i].bias), net, [*new])
+    batches = [rng.normal(2, 3, (size, 1, 4, 4)) for size in (6, 4)]
+    _, state = batched(net, state, batches[0])
+    return net, state, batches
+
+
+def test_measured_statistics_are_those_of_all_samples(net_and_batches):
+    net, state, batches = net_and_batches
+    measured = inference.measure_statistics(net, state, batches)
+    x = jax.vmap(net.first)(np.concatenate(batches))
+    mean, var = net.norms[0].running_statistics(measured)
+    np.testing.assert_allclose(mean, x.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(var, x.var((0, 2, 3)), rtol=1e-12)
+    assert_alike(leaves(inference.measure_statistics(net, measured, batches)), leaves(measured), 0)
+    y, _ = batched(eqx.nn.inference_mode(net), measured, batches[1])
+    assert np.isfinite(y).all()
+    batched(net, state, batches[0])  # it is not used up
+
+
+def test_equinox_reads_measured_statistics(rng, tmp_path):
+    x = rng.normal(2, 3, (6, C)).astype("float32")
+    for mode in MODES:
+        layer, state, _ = after(ours.BatchNorm, mode, [2 * x])
+        state = inference.measure_statistics(layer, state, [x])
+        eqx.tree_serialise_leaves(tmp_path / "layer.eqx", (layer, state))
+        theirs = layer_and_state(eqx.nn.BatchNorm, mode)
+        theirs = eqx.tree_deserialise_leaves(tmp_path / "layer.eqx", theirs)
+        y, _ = batched(*theirs, x, inference=True)
+        np.testing.assert_allclose(y, reference.batch_norm(x)[0], atol=2e-6)
+
+
+def test_a_folded_model_predicts_the_same(net_and_batches):
+    net, state, batches = net_and_batches
+    folded = inference.fold(net, state, Net.pairs, batches[0])
+    wanted, state = batched(eqx.nn.inference_mode(net), state, batches[1])
+    y, _ = batched(folded, state, batches[1])
+    np.testing.assert_allclose(y, wanted, rtol=1e-12, atol=1e-12)
+    assert not any(isinstance(norm, eqx.nn.BatchNorm) for norm in folded.norms)
+
+
+def test_a_pair_that_does_not_belong_together_is_refused(net_and_batches):
+    net, state, batches = net_and_batches
+    with pytest.raises(ValueError, match="must predict what `model` does"):
+        inference.fold(net, state, lambda net: [(net.head, net.norms[0])], batches[0])
+
+
+def test_without_a_batch_or_a_layer_nothing_is_measured(net_and_batches):
+    net, state, _ = net_and_batches
+    with pytest.raises(ValueError, match="normalization at '.norms\\[0\\]' must see a batch"):
+        inference.measure_statistics(net, state, [])
+    with pytest.raises(ValueError, match="`model` must hold a BatchNorm of bnjax"):
+        inference.measure_statistics(net.head, state, [])

@@ -362,6 +362,7 @@ def test_the_layer_stands_where_haiku_s_stood():
     assert found == (wanted, "batch_norm", "batch_norm/~/mean_ema")
 
 
+@pytest.mark.slow
 def test_the_digits_are_learned_alike():
     pytest.importorskip("sklearn")
     found = []

@@ -82,7 +82,7 @@ class BatchNorm(eqx.nn.BatchNorm):
             sample, or a moment that is not finite, stay as they are.
         """
         x = jnp.asarray(x)
-        progress_index, index = self._indices()
+        _, index = self.indices()
         mean, var = state.get(index)
         if common.is_complex(x, mean):
             return super().__call__(x, state, key=key, inference=inference)
@@ -92,8 +92,7 @@ class BatchNorm(eqx.nn.BatchNorm):
         dtype = jnp.result_type(*dtypes, mean)
         options = {"axis": (0,), "eps": self.eps}
         if inference:
-            if self.mode == "batch":
-                mean, var = self._debiased(mean, var, state.get(progress_index))
+            mean, var = self.running_statistics(state)
             y = common.normalize_given(x, mean, var, self.weight, self.bias, dtype=dtype, **options)
             return y, state
         options |= {"where": common.weights(where), "axis_name": self.axis_name, "rule": self.rule}
@@ -105,10 +104,19 @@ class BatchNorm(eqx.nn.BatchNorm):
         wide = accumulator_dtype(x.dtype, dtype)
         standardized, moments = common.normalize_batch(x, None, None, dtype=wide, **options)
         state = self._update(state, moments)
-        return self._to_running(standardized, moments, *state.get(index)).astype(dtype), state
+        mean, var = state.get(index)
+        return self._to_running(standardized, moments, mean, var).astype(dtype), state
 
-    def _indices(self) -> tuple[eqx.nn.StateIndex, eqx.nn.StateIndex]:
-        """Return where the state holds how far it has come, and the running statistics.
+    def running_statistics(self, state: eqx.nn.State) -> tuple[Array, Array]:
+        """Return the mean and the variance that evaluation normalizes with (P.3)."""
+        progress_index, index = self.indices()
+        mean, var = state.get(index)
+        if self.mode == "ema":
+            return mean, var
+        return self._debiased(mean, var, state.get(progress_index))
+
+    def indices(self) -> tuple[eqx.nn.StateIndex, eqx.nn.StateIndex]:
+        """Return where the state holds how far it has come, and what it averages.
 
         The first is whether no batch has come yet in mode "ema", else the number of batches.
         """
@@ -136,7 +144,7 @@ class BatchNorm(eqx.nn.BatchNorm):
 
     def _update(self, state: eqx.nn.State, moments: Moments) -> eqx.nn.State:
         """Return the state after a batch in mode "ema": the first one replaces what there is."""
-        first_index, index = self._indices()
+        first_index, index = self.indices()
         first, (mean, var) = state.get(first_index), state.get(index)
         # before the first batch there may be anything
         old = jnp.where(first, 0, mean), jnp.where(first, 1, var)
@@ -146,7 +154,7 @@ class BatchNorm(eqx.nn.BatchNorm):
 
     def _update_debiased(self, state: eqx.nn.State, moments: Moments) -> eqx.nn.State:
         """Return the state after a batch in mode "batch": m_k = d m_(k−1) + (1 − d) μ_k (P.7)."""
-        counter_index, index = self._indices()
+        counter_index, index = self.indices()
         counter, (mean, var) = state.get(counter_index), state.get(index)
         averages = self._debiased(mean, var, counter)
         moments = common.sharded_like(moments, mean)
