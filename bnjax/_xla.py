@@ -138,26 +138,59 @@ def by_platform(
     return lax.platform_dependent(x, cpu=cpu, default=elsewhere)
 
 
-def cond_any(flags: Array, then: Callable[[], Tree], otherwise: Callable[[], Tree]) -> Tree:
-    """Return `then()`, vectors, if any flag is set, else `otherwise()`; under vmap, if any of any.
+def retry(
+    fail: Callable[[int | Array, Tree], Array],
+    again: Callable[[int | Array, Tree], Tree],
+    first: Tree,
+    *,
+    most: int,
+    axes: int,
+) -> Tree:
+    """Return what was computed first or, where that fails, again: rarely, in a part of its own.
 
-    A condition for each element would make `vmap` compute both sides, and select. So does XLA:GPU
-    with branches of elementwise operations and sums alone, which a barrier is neither of.
+    A loop, which XLA:TPU leaves a batch in its fast memory for. But a batch of more than two axes
+    may lie there in an order that a convolution prefers, and on its way into a loop it would be
+    copied into row-major order in any case. It gets a branch, behind barriers: XLA:GPU computes
+    both sides of a branch of elementwise operations and sums alone, and selects. Use one of the
+    two when they do as well as the other.
+
+    Args:
+        fail: From the number of attempts before and vectors, flags: where they fail.
+        again: From the same, the next attempt's vectors.
+        first: The vectors of attempt 0.
+        most: How often to compute again, at most.
+        axes: Of the batch that is read.
     """
+    if axes > 2:
 
-    def apart() -> Tree:
-        return jax.tree.map(lax.optimization_barrier, then())
+        def all_attempts() -> Tree:
+            tree = first
+            for attempt in range(most):
+                tree = again(attempt, tree)
+            return jax.tree.map(lax.optimization_barrier, tree)
 
-    return lax.cond(_any(flags), apart, otherwise)
+        return lax.cond(_any(fail(0, first)), all_attempts, lambda: first)
+
+    def unfinished(state: tuple[Array, Tree]) -> Array:
+        return (state[0] < most) & _any(fail(*state))
+
+    def step(state: tuple[Array, Tree]) -> tuple[Array, Tree]:
+        return state[0] + 1, again(*state)
+
+    return lax.while_loop(unfinished, step, (jnp.zeros((), jnp.int32), first))[1]
 
 
 @custom_vmap
 def _any(flags: Array) -> Array:
+    """Return whether any flag is set; under vmap, in any element.
+
+    With a condition for each element, `vmap` computes everything, and selects.
+    """
     return jnp.any(flags)
 
 
 @_any.def_vmap
-def _any_of_all(_: int, __: list[bool], flags: Array) -> tuple[Array, bool]:
+def _any_of_mapped(_: int, __: list[bool], flags: Array) -> tuple[Array, bool]:
     return _any(flags), False
 
 

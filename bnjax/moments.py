@@ -29,8 +29,9 @@ Source: S0–S4; the weights are ours.
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -118,11 +119,10 @@ def split_moments(
         p = fractions(weights, n, layout)
         shift = _mean_around_a_sample(x, p, layout)
         x = jnp.where(weights != 0, x.astype(dtype), layout.row(shift))
-    samples = jnp.asarray(layout.n if weights is None else 1, dtype)  # n may be a symbol
-    sums = _guarded_sums(x, shift, p, samples, layout, eps)
-    mean, var = sums.moments(samples)
-    var = jnp.maximum(var, 0)
-    return SplitMoments(sums.shift, mean / sums.unit, sums.unit, var, n, effective)
+    sums = _guarded_sums(layout, eps, x, shift, p)
+    mean, var = sums.moments(_samples(layout, p, dtype))
+    shift, unit = lax.stop_gradient((sums.shift, sums.unit))
+    return SplitMoments(shift, mean / unit, unit, jnp.maximum(var, 0), n, effective)
 
 
 def fractions(weights: Array, n: Array, layout: Layout) -> Array:
@@ -188,38 +188,61 @@ class _Sums(NamedTuple):
         return mean, self.square / n - mean**2
 
 
-def _guarded_sums(
-    x: Array, shift: Array, p: Array | None, n: Array, layout: Layout, eps: float
-) -> _Sums:
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _guarded_sums(layout: Layout, eps: float, x: Array, shift: Array, p: Array | None) -> _Sums:
     """Form Σ z and Σ z² with a = 1; again where they left the range, or the shift was far off."""
-    around = partial(_sums_around, x, p=p, layout=layout)
-    plain = around(shift, jnp.ones_like(shift))
-    out = _out_of_range(plain, n, eps)
+    n = _samples(layout, p, shift.dtype)
 
-    def in_units() -> _Sums:
-        size = layout.max(jnp.abs(x.astype(shift.dtype) - layout.row(shift)))
-        return around(shift, jnp.where(out, _unit(size, eps), 1))
+    def flags(attempt: int | Array, sums: _Sums) -> tuple[Array, Array]:
+        out = (attempt == 0) & _out_of_range(sums, n, eps)
+        return out, _far(sums, n) & ~out
 
-    sums = _xla.cond_any(out, in_units, lambda: plain)
-    far, nearer = _nearer(sums, n)
-    return _xla.cond_any(far, lambda: around(nearer, sums.unit), lambda: sums)
+    def fail(attempt: int | Array, sums: _Sums) -> Array:
+        out, far = flags(attempt, sums)
+        return out | far
+
+    def again(attempt: int | Array, sums: _Sums) -> _Sums:
+        out, far = flags(attempt, sums)
+        size = layout.max(jnp.abs(x.astype(shift.dtype) - layout.row(sums.shift)))
+        unit = jnp.where(out, _unit(size, eps), sums.unit)
+        nearer = sums.shift + jnp.where(far, sums.moments(n)[0] / sums.unit, 0)
+        return _sums_around(x, nearer, unit, p, layout)
+
+    first = _sums_around(x, shift, jnp.ones_like(shift), p, layout)
+    # twice: after a unit for its size a channel may need a shift, and a far shift a second one
+    return _xla.retry(fail, again, first, most=2, axes=len(layout.shape))
+
+
+@_guarded_sums.defjvp
+def _sums_pushed_forward(
+    layout: Layout, eps: float, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[_Sums, _Sums]:
+    """Let JAX differentiate the sums that were kept: ξ, a and the weights are constants."""
+    x, _, p = primals
+    sums = _guarded_sums(layout, eps, *primals)
+    kept = lambda x: _sums_around(x, sums.shift, sums.unit, p, layout)
+    return sums, jax.jvp(kept, (x,), tangents[:1])[1]
+
+
+def _samples(layout: Layout, p: Array | None, dtype: jnp.dtype) -> Array:
+    """Return what Σ z is divided by: n, which may be a symbol, or 1 where p is in the sum."""
+    return jnp.asarray(layout.n if p is None else 1, dtype)
 
 
 def _out_of_range(sums: _Sums, n: Array, eps: float) -> Array:
     """Return where squares may have overflowed or, as far as it matters, underflowed."""
-    _, var = lax.stop_gradient(sums).moments(n)
+    _, var = sums.moments(n)
     middle = 2.0 ** (jnp.finfo(var.dtype).maxexp // 2)
     return ~(var < middle) if eps > 1 / middle else ~((var < middle) & (var > 1 / middle))
 
 
-def _nearer(sums: _Sums, n: Array) -> tuple[Array, Array]:
-    """Return where the shift is so far from the mean, 2 σ, that it costs two bits; and a better."""
-    mean, var = lax.stop_gradient(sums).moments(n)
-    far = mean**2 > 4 * var
-    return far, sums.shift + jnp.where(far, mean / sums.unit, 0)
+def _far(sums: _Sums, n: Array) -> Array:
+    """Return where the shift is so far from the mean, 2 σ, that it costs two bits."""
+    mean, var = sums.moments(n)
+    return mean**2 > 4 * var
 
 
-def _sums_around(x: Array, shift: Array, unit: Array, *, p: Array | None, layout: Layout) -> _Sums:
+def _sums_around(x: Array, shift: Array, unit: Array, p: Array | None, layout: Layout) -> _Sums:
     """Form Σ z and Σ z², z = a (x − ξ), by two sums that each read x once."""
 
     def z(reader: Reader) -> Array:

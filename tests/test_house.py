@@ -123,6 +123,14 @@ def test_importing_bnjax_loads_no_extra_and_batch_norm_s_rooms_alone():
     assert "optax" not in loaded
 
 
+def test_importing_the_layers_loads_no_framework():
+    code = "import sys, bnjax.layers.common, bnjax.layers.inference; print(*sys.modules)"
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+    )
+    assert not HEAVY & set(process.stdout.split())
+
+
 def test_all_public_names_exist_and_are_listed():
     assert all(hasattr(bnjax, name) for name in bnjax.__all__)
     assert set(bnjax.__all__) <= set(dir(bnjax))

@@ -59,7 +59,7 @@ def test_an_option_means_the_same(name, rng):
         variables = layer.init(jax.random.key(1), x, use_running_average=False)
         found.append((variables, *quick_jit(partial(step, layer))(variables, x, y_bar, mask)))
     (variables, now, later), (their_variables, *theirs) = found
-    jax.tree.map(np.testing.assert_array_equal, variables, their_variables)
+    assert serialization.to_bytes(variables) == serialization.to_bytes(their_variables)
     assert_alike(now, theirs[0], case.eps)
     assert_alike(later, theirs[1])  # they keep statistics in float32
 
@@ -285,6 +285,15 @@ def test_a_folded_model_predicts_the_same(network):
     assert set(folded["batch_stats"]["BatchNorm_1"]) == {"mean", "var"}  # Dense feeds the sum, too
     got, wanted = (model.apply(v, x, train=False) for v in (folded, variables))
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+    stacked = TRANSFORMS["vmap"](Block)(ours.BatchNorm)
+    x = x[..., 0]
+    with pytest.raises(ValueError, match="no Dense or Conv of `model` feeds"):
+        linen_inference.fold(stacked, stacked.init(jax.random.key(0), x), x, mutable=True)
+
+
+def test_a_folded_model_is_not_trained(network):
+    model, variables, (x, *_) = network
+    folded = linen_inference.fold(model, variables, x, train=False)
     with pytest.raises(ValueError, match="a folded layer has no statistics to train with"):
         model.apply(folded, x, train=True, mutable=["batch_stats"])
 

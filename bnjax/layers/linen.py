@@ -65,18 +65,15 @@ class BatchNorm(linen.BatchNorm):
         )
         axis = common.feature_axes(self.axis, x.ndim)
         shape = [x.shape[a] for a in axis]
-        scale = bias = None
-        if self.use_scale:
-            scale = self.param("scale", self.scale_init, shape, self.param_dtype)
-        if self.use_bias:
-            bias = self.param("bias", self.bias_init, shape, self.param_dtype)
-        dtype = canonicalize_dtype(x, scale, bias, dtype=self.dtype)
         if self.has_variable("batch_stats", "offset"):
             offset = self.get_variable("batch_stats", "offset")
+            dtype = canonicalize_dtype(x, *_scale_and_bias(self, shape), dtype=self.dtype)
             return common.add_offset(x, offset, axis=axis, dtype=dtype, evaluating=given)
         kept = jnp.float32 if self.force_float32_reductions else self.param_dtype
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, kept)
         var = self.variable("batch_stats", "var", jnp.ones, shape, kept)
+        scale, bias = _scale_and_bias(self, shape)
+        dtype = canonicalize_dtype(x, scale, bias, dtype=self.dtype)
         measuring = self.has_variable("batch_stats", "pool")
         options = {"axis": axis, "eps": self.epsilon, "dtype": dtype}
         if given and not measuring:
@@ -98,10 +95,17 @@ class BatchNorm(linen.BatchNorm):
         elif not starting:
             # flax's promote to the dtype in which it would have summed
             summed = jnp.promote_types(x.dtype if self.dtype is None else self.dtype, kept)
-            old_mean, old_var = (
-                v.value.astype(jnp.promote_types(v.value.dtype, summed)) for v in (mean, var)
-            )
-            mean.value, var.value = common.update_statistics(
-                old_mean, old_var, moments, self.momentum
-            )
+            old = [v.value.astype(jnp.promote_types(v.value.dtype, summed)) for v in (mean, var)]
+            new = common.update_statistics(old[0], old[1], moments, self.momentum)
+            mean.value, var.value = new
         return y
+
+
+def _scale_and_bias(layer: BatchNorm, shape: list[int]) -> tuple[Array | None, Array | None]:
+    """Return γ and β, created where they are not yet; None where the layer has none."""
+    scale = bias = None
+    if layer.use_scale:
+        scale = layer.param("scale", layer.scale_init, shape, layer.param_dtype)
+    if layer.use_bias:
+        bias = layer.param("bias", layer.bias_init, shape, layer.param_dtype)
+    return scale, bias

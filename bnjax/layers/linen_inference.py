@@ -54,7 +54,8 @@ def measure_statistics(
         return model.apply(both, *args, mutable=["batch_stats"], **options)[1]["batch_stats"]
 
     start: dict[Any, Any] = traverse_util.flatten_dict(variables["batch_stats"])
-    layers = [path[:-1] for path in start if path[-1] == "mean"]
+    means = (path[:-1] for path in start if path[-1] == "mean")
+    layers = [path for path in means if (*path, "var") in start]
     pools = {(*layer, "pool"): inference.empty_pool(start[*layer, "mean"]) for layer in layers}
     batch_stats = traverse_util.unflatten_dict(start | pools)
     for batch in batches:
@@ -83,8 +84,9 @@ def fold(
 
     Returns:
         The variables, with folded kernels, biases of 0 before an offset, and an offset in
-        `batch_stats` in place of statistics. Left as it is: what is called twice, or feeds more
-        than the normalization, so that the folded model would predict something else.
+        `batch_stats` in place of statistics. Left as it is: what is called twice, is stacked by
+        `vmap` or `scan`, or feeds more than the normalization, so that the folded model would
+        predict something else.
 
     Raises:
         ValueError: There is nothing to fold.
@@ -116,9 +118,11 @@ def fold(
     with linen.intercept_methods(record):
         wanted = model.apply(variables, *args, **options)
     folded, any_pair = dict(variables), False
-    for pair in pairs:
-        if all(calls.count(module.path) == 1 for module in pair):
-            tried = _fold_pair(folded, *pair)
+    statistics: dict[Any, Any] = traverse_util.flatten_dict(variables["batch_stats"])
+    for product, norm in pairs:
+        once = calls.count(product.path) == calls.count(norm.path) == 1
+        if once and jnp.ndim(statistics[*norm.path, "mean"]) == 1:
+            tried = _fold_pair(folded, product, norm)
             if inference.agree(model.apply(tried, *args, **options), wanted):
                 folded, any_pair = tried, True
     if not any_pair:
