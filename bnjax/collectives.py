@@ -50,13 +50,15 @@ def to_varying(a: Array, axes: frozenset[Name]) -> Array:
 def resolve(
     function: str,
     x: Array,
-    weights: Array | None,
     gamma: Array | None,
     beta: Array | None,
+    constants: tuple[Array | None, ...],
     axis_name: Names,
     groups: Groups | None,
 ) -> tuple[Array, Array | None, Array | None, Axes]:
     """Resolve what `axis_name` means under the transforms around the call.
+
+    `constants` are what else the rule reads, weights say.
 
     Returns:
         x, gamma and beta with types that go together, and the axes to sum over.
@@ -75,7 +77,7 @@ def resolve(
         groups = _check_groups(function, names, groups, checked)
     if not checked:
         return x, gamma, beta, Axes(tuple(names), groups)
-    vary = varying(x, weights, gamma, beta)
+    vary = varying(x, gamma, beta, *constants)
     x = to_varying(x, vary)
     summed = tuple(name for name in names if name in vary)
     copies = int(lax.axis_size(tuple(name for name in names if name not in vary)))

@@ -191,7 +191,7 @@ def wide_batch(rng):
 
 
 DIFFERENCES = {
-    "mean 1e4 times the standard deviation": large_means,
+    "mean of 1e4 standard deviations": large_means,
     'mode "batch", first evaluations': first_evaluations,
     "NaN in one channel": not_a_number,
     "no spatial places": empty,

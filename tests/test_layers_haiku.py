@@ -193,7 +193,7 @@ def integers(rng):
 
 
 DIFFERENCES = {
-    "mean 1e4 times the standard deviation": large_means,
+    "mean of 1e4 standard deviations": large_means,
     "bfloat16, variance": half_statistics,
     "bfloat16, decay_rate 0.999": half_decay,
     "NaN in one channel": not_a_number,
