@@ -40,7 +40,6 @@ MATRIX = {
     "names in a tuple": Case({"axis_name": ("batch",)}),
     "names in a list": Case({"axis_name": ["batch"]}),
     "integers": Case({}, (2,), "int32"),
-    "complex": Case({"dtype": "complex64"}, (2,), "complex64"),
 }
 
 
@@ -100,7 +99,7 @@ def trained(layer_class, case, mode, x, y_bar):
 def test_an_option_means_the_same(name, mode, rng):
     case = MATRIX[name]
     x, y_bar = 3 * rng.normal(size=(2, 6, C, *case.places)) + 2
-    x = jnp.asarray(x + 1j * y_bar if case.dtype == "complex64" else x).astype(case.dtype)
+    x = jnp.asarray(x).astype(case.dtype)
     *got, evaluated, again, state = trained(ours.BatchNorm, case, mode, x, y_bar)
     *wanted, their_evaluated, their_again, their_state = trained(
         eqx.nn.BatchNorm, case, mode, x, y_bar
@@ -108,12 +107,30 @@ def test_an_option_means_the_same(name, mode, rng):
     rounding = "float64" if case.dtype == "float64" else "float32"
     assert_alike(got, wanted, np.finfo(rounding).eps)
     assert_alike(state, their_state)
-    if mode == "ema" or case.dtype == "complex64" or case.options.get("momentum") == 0:
+    if mode == "ema" or case.options.get("momentum") == 0:
         assert_alike((evaluated, again), (their_evaluated, their_again), np.finfo(rounding).eps)
     else:  # their variance is not that of any batch: a difference of its own
         assert_alike(evaluated, again)
         kinds = ((a.shape, a.dtype) for a in (evaluated, their_evaluated))
         assert next(kinds) == next(kinds)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_complex_numbers_are_left_to_equinox(mode, rng):
+    x, y_bar = 3 * rng.normal(size=(2, 6, C)) + 2
+    x = jnp.asarray(x + 1j * y_bar, "complex64")
+
+    def outcome(layer_class):
+        try:
+            return trained(layer_class, Case({"dtype": "complex64"}), mode, x, y_bar)
+        except TypeError as error:  # equinox's own code, by newer releases of JAX
+            return str(error)
+
+    got, wanted = map(outcome, LAYERS)
+    if isinstance(wanted, str):
+        assert got == wanted
+    else:
+        assert_alike(got, wanted)
 
 
 def after(layer_class, mode, batches, **options):
