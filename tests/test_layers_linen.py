@@ -20,7 +20,7 @@ linen = pytest.importorskip("flax.linen", reason="pip install '.[flax]'")
 import orbax.checkpoint as orbax  # noqa: E402
 from flax import serialization  # noqa: E402
 
-from bnjax.layers import common, inference, linen_inference  # noqa: E402
+from bnjax.layers import common, inference  # noqa: E402
 from bnjax.layers import linen as ours  # noqa: E402
 from examples import linen_digits  # noqa: E402
 
@@ -246,7 +246,7 @@ def network(rng):
 
 def test_statistics_of_a_model_are_those_of_all_samples(network):
     model, variables, batches = network
-    variables = linen_inference.measure_statistics(model, variables, batches, train=False)
+    variables = ours.measure_statistics(model, variables, batches, train=False)
     outputs = [
         model.apply(variables, x, train=True, mutable=True, capture_intermediates=True)[1]
         for x in batches
@@ -263,24 +263,24 @@ def test_statistics_of_a_model_are_those_of_all_samples(network):
 def test_statistics_are_measured_under_a_transform(rng):
     x = rng.normal(size=(6, C)).astype("float32")
     model = TRANSFORMS["scan"](Block)(ours.BatchNorm)
-    variables = linen_inference.measure_statistics(model, model.init(jax.random.key(0), x), [x])
+    variables = ours.measure_statistics(model, model.init(jax.random.key(0), x), [x])
     single = Block(ours.BatchNorm)
     for number in range(2):
         own = jax.tree.map(lambda a, i=number: a[i], variables)
-        wanted = linen_inference.measure_statistics(single, own, [x])
+        wanted = ours.measure_statistics(single, own, [x])
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), own, wanted)
         (x, _), _ = single.apply(own, x, mutable=["batch_stats"])
 
 
 def test_statistics_of_no_batch_are_refused(network):
     with pytest.raises(ValueError, match="the normalization at 'BatchNorm_0' must see a batch"):
-        linen_inference.measure_statistics(*network[:2], [], train=False)
+        ours.measure_statistics(*network[:2], [], train=False)
 
 
 def test_a_folded_model_predicts_the_same(network):
     model, variables, (x, *batches) = network
-    variables = linen_inference.measure_statistics(model, variables, batches, train=False)
-    folded = linen_inference.fold(model, variables, x, train=False)
+    variables = ours.measure_statistics(model, variables, batches, train=False)
+    folded = ours.fold(model, variables, x, train=False)
     assert set(folded["batch_stats"]["BatchNorm_0"]) == {"offset"}
     assert set(folded["batch_stats"]["BatchNorm_1"]) == {"mean", "var"}  # Dense feeds the sum, too
     got, wanted = (model.apply(v, x, train=False) for v in (folded, variables))
@@ -288,16 +288,16 @@ def test_a_folded_model_predicts_the_same(network):
     stacked = TRANSFORMS["vmap"](Block)(ours.BatchNorm)
     x = x[..., 0]
     with pytest.raises(ValueError, match="no Dense or Conv of `model` feeds"):
-        linen_inference.fold(stacked, stacked.init(jax.random.key(0), x), x, mutable=True)
+        ours.fold(stacked, stacked.init(jax.random.key(0), x), x, mutable=True)
 
 
 def test_a_folded_model_is_not_trained(network):
     model, variables, (x, *_) = network
-    folded = linen_inference.fold(model, variables, x, train=False)
+    folded = ours.fold(model, variables, x, train=False)
     with pytest.raises(ValueError, match="a folded layer has no statistics to train with"):
         model.apply(folded, x, train=True, mutable=["batch_stats"])
 
 
 def test_the_examples_of_the_docstrings():
-    for module in (common, inference, linen_inference, ours):
+    for module in (common, inference, ours.batch_norm, ours.inference):
         assert doctest.testmod(module).failed == 0

@@ -19,7 +19,6 @@ nnx = pytest.importorskip("flax.nnx", reason="pip install '.[flax]'")
 import orbax.checkpoint as orbax  # noqa: E402
 
 from bnjax.layers import nnx as ours  # noqa: E402
-from bnjax.layers import nnx_inference  # noqa: E402
 from examples import nnx_digits  # noqa: E402
 
 
@@ -272,9 +271,9 @@ def test_statistics_of_a_model_are_those_of_all_samples_and_it_folds(rng):
     model = Network()
     batches = [rng.normal(size=(n, 3, 3, 2)) * 3 + 1 for n in (6, 6, 2)]
     with pytest.raises(ValueError, match="the normalization at 'norms/0' must see a batch"):
-        nnx_inference.measure_statistics(model, [])
+        ours.measure_statistics(model, [])
     before = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    nnx_inference.measure_statistics(nnx.view(model, use_running_average=True), batches)
+    ours.measure_statistics(nnx.view(model, use_running_average=True), batches)
     jax.tree.map(
         np.testing.assert_array_equal, before, nnx.to_pure_dict(nnx.state(model, nnx.Param))
     )
@@ -286,16 +285,16 @@ def test_statistics_of_a_model_are_those_of_all_samples_and_it_folds(rng):
         np.testing.assert_allclose(var, wanted[1], rtol=1e-5)
 
     x = batches[0]
-    folded = nnx_inference.fold(model, lambda model: [(model.conv, model.norms[0])], x)
+    folded = ours.fold(model, lambda model: [(model.conv, model.norms[0])], x)
     evaluated = nnx.view(model, use_running_average=True)(x)
     np.testing.assert_allclose(folded(x), evaluated, rtol=1e-4, atol=1e-5)
     assert folded.norms[0].offset is not None and model.norms[0].offset is None
     with pytest.raises(ValueError, match="the folded model must predict what `model` does"):
-        nnx_inference.fold(model, lambda model: [(model.linear, model.norms[1])], x)
+        ours.fold(model, lambda model: [(model.linear, model.norms[1])], x)
     with pytest.raises(ValueError, match="a folded layer has no statistics to train with"):
         nnx.view(folded, use_running_average=False)(x)
 
 
 def test_the_examples_of_the_docstrings():
-    for module in (nnx_inference, ours):
+    for module in (ours.batch_norm, ours.inference):
         assert doctest.testmod(module).failed == 0

@@ -98,6 +98,7 @@ def normalize_batch(
     axis_index_groups: Any = None,
     rule: str = "jvp",
     dtype: DTypeLike | None = None,
+    mean_guess: Array | None = None,
 ) -> tuple[Array, Moments]:
     """Normalize a batch with its own moments: `bnjax.batch_norm` for all that layers are called on.
 
@@ -112,6 +113,7 @@ def normalize_batch(
         axis_index_groups: Groups of devices that normalize among themselves.
         rule: "vjp", "jvp" or "autodiff". "jvp" works in every mode of differentiation.
         dtype: Of y; None for x's.
+        mean_guess: The running mean, which accelerators start from: as many channels as γ.
 
     Returns:
         y, of x's shape; and the moments, of the shape of x's feature axes, in float32, or float64
@@ -129,7 +131,8 @@ def normalize_batch(
     """
     x = _widen(x, dtype, gamma, beta)
     shape = [x.shape[a] for a in axis]
-    view, at, (gamma, beta) = _with_both_kinds_of_axes(x, axis, gamma, beta)
+    view, at, vectors = _with_both_kinds_of_axes(x, axis, gamma, beta, mean_guess)
+    gamma, beta, mean_guess = vectors
     if where is not None:
         where = jnp.asarray(where)
         if view.ndim > x.ndim:  # without a feature axis it stands last, else the new axis is first
@@ -147,6 +150,7 @@ def normalize_batch(
         dtype=dtype,
         masked="normalize",
         allow_single_value=True,
+        mean_guess=mean_guess,
     )
     return y.reshape(x.shape), Moments(*(m.reshape(shape) for m in moments if m is not None))
 

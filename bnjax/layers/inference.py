@@ -3,7 +3,7 @@
 (P.4)  W' = W diag(γ r_BN),  b' = β − γ μ_BN r_BN
 (P.5)  Var[x] = Σ_k n_k [σ_k² + (μ_k − E[x])²] / N
 
-`linen_inference` and `nnx_inference` measure the statistics of a whole model, and fold it.
+`inference` of each framework measures the statistics of a whole model, and folds it.
 
 Source: S3; Wu & Johnson 2021 (arXiv:2105.07576).
 """

@@ -109,7 +109,8 @@ class BatchNormalization(_KerasLayer):
         if not (training and self.trainable):
             mean, var = self.moving_mean.value, self.moving_variance.value
             return common.normalize_given(x, mean, var, gamma, beta, **options)
-        options |= {"where": where, "rule": self.rule}
+        guess = self.moving_mean.value
+        options |= {"where": where, "rule": self.rule, "mean_guess": guess}
         if getattr(self, "renorm", False):  # older releases of Keras have none
             return self._renormalize(x, gamma, beta, options)
         y, moments = common.normalize_batch(x, gamma, beta, **options)

@@ -1,4 +1,4 @@
-"""flax.nnx's batch normalization over bnjax: `from bnjax.layers.nnx import BatchNorm`.
+"""flax.nnx's batch normalization over bnjax.
 
 A layer has one variable more while `measure_statistics` measures, `pool`, and after `fold`,
 `offset`.
@@ -88,6 +88,7 @@ class BatchNorm(nnx.BatchNorm):
             axis_index_groups=self.axis_index_groups,
             rule=self.rule,
             dtype=dtype,
+            mean_guess=mean,
             **options,
         )
         if self.pool is not None:

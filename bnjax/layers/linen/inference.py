@@ -15,7 +15,7 @@ from flax import linen, traverse_util
 
 from bnjax import fold_affine
 from bnjax.layers import common, inference
-from bnjax.layers.linen import BatchNorm
+from bnjax.layers.linen.batch_norm import BatchNorm
 
 
 def measure_statistics(

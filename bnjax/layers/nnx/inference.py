@@ -14,7 +14,7 @@ from flax import nnx
 
 from bnjax import fold_affine
 from bnjax.layers import inference
-from bnjax.layers.nnx import BatchNorm
+from bnjax.layers.nnx.batch_norm import BatchNorm
 
 
 def measure_statistics(

@@ -1,4 +1,4 @@
-"""flax.linen's batch normalization over bnjax: `from bnjax.layers.linen import BatchNorm`.
+"""flax.linen's batch normalization over bnjax.
 
 Two more entries may stand for the running statistics in `batch_stats`: "pool" beside them while
 `measure_statistics` measures, "offset" in their place after `fold`.
@@ -87,6 +87,7 @@ class BatchNorm(linen.BatchNorm):
             axis_name=None if starting else self.axis_name,
             axis_index_groups=None if starting else self.axis_index_groups,
             rule=self.rule,
+            mean_guess=mean.value,
             **options,
         )
         if measuring:
