@@ -17,7 +17,7 @@ from processes import check_on_eight_devices
 pytestmark = pytest.mark.peers
 eqx = pytest.importorskip("equinox", reason="pip install '.[equinox]'")
 from bnjax.layers import equinox as ours  # noqa: E402
-from bnjax.layers import equinox_inference as inference  # noqa: E402
+from bnjax.layers.equinox import batch_norm, inference  # noqa: E402
 
 C = 3
 LAYERS = ours.BatchNorm, eqx.nn.BatchNorm
@@ -391,7 +391,7 @@ def test_the_digits_are_learned_alike():
 
 
 def test_the_examples_of_the_docstrings():
-    assert doctest.testmod(ours).failed == doctest.testmod(inference).failed == 0
+    assert doctest.testmod(batch_norm).failed == doctest.testmod(inference).failed == 0
 
 
 @pytest.mark.slow
@@ -437,12 +437,12 @@ def net_and_batches(request, rng):
 
 def test_measured_statistics_are_those_of_all_samples(net_and_batches):
     net, state, batches = net_and_batches
-    measured = inference.measure_statistics(net, state, batches)
+    measured = ours.measure_statistics(net, state, batches)
     x = jax.vmap(net.first)(np.concatenate(batches))
     mean, var = net.norms[0].running_statistics(measured)
     np.testing.assert_allclose(mean, x.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(var, x.var((0, 2, 3)), rtol=1e-12)
-    assert_alike(leaves(inference.measure_statistics(net, measured, batches)), leaves(measured), 0)
+    assert_alike(leaves(ours.measure_statistics(net, measured, batches)), leaves(measured), 0)
     y, _ = batched(eqx.nn.inference_mode(net), measured, batches[1])
     assert np.isfinite(y).all()
     batched(net, state, batches[0])  # it is not used up
@@ -452,7 +452,7 @@ def test_equinox_reads_measured_statistics(rng, tmp_path):
     x = rng.normal(2, 3, (6, C)).astype("float32")
     for mode in MODES:
         layer, state, _ = after(ours.BatchNorm, mode, [2 * x])
-        state = inference.measure_statistics(layer, state, [x])
+        state = ours.measure_statistics(layer, state, [x])
         eqx.tree_serialise_leaves(tmp_path / "layer.eqx", (layer, state))
         theirs = layer_and_state(eqx.nn.BatchNorm, mode)
         theirs = eqx.tree_deserialise_leaves(tmp_path / "layer.eqx", theirs)
@@ -462,7 +462,7 @@ def test_equinox_reads_measured_statistics(rng, tmp_path):
 
 def test_a_folded_model_predicts_the_same(net_and_batches):
     net, state, batches = net_and_batches
-    folded = inference.fold(net, state, Net.pairs, batches[0])
+    folded = ours.fold(net, state, Net.pairs, batches[0])
     wanted, state = batched(eqx.nn.inference_mode(net), state, batches[1])
     y, _ = batched(folded, state, batches[1])
     np.testing.assert_allclose(y, wanted, rtol=1e-12, atol=1e-12)
@@ -472,12 +472,12 @@ def test_a_folded_model_predicts_the_same(net_and_batches):
 def test_a_pair_that_does_not_belong_together_is_refused(net_and_batches):
     net, state, batches = net_and_batches
     with pytest.raises(ValueError, match="must predict what `model` does"):
-        inference.fold(net, state, lambda net: [(net.head, net.norms[0])], batches[0])
+        ours.fold(net, state, lambda net: [(net.head, net.norms[0])], batches[0])
 
 
 def test_without_a_batch_or_a_layer_nothing_is_measured(net_and_batches):
     net, state, _ = net_and_batches
     with pytest.raises(ValueError, match="normalization at '.norms\\[0\\]' must see a batch"):
-        inference.measure_statistics(net, state, [])
+        ours.measure_statistics(net, state, [])
     with pytest.raises(ValueError, match="`model` must hold a BatchNorm of bnjax"):
-        inference.measure_statistics(net.head, state, [])
+        ours.measure_statistics(net.head, state, [])

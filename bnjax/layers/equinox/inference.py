@@ -17,7 +17,7 @@ from jax import Array
 
 from bnjax import fold_affine
 from bnjax.layers import common, inference
-from bnjax.layers.equinox import BatchNorm
+from bnjax.layers.equinox.batch_norm import BatchNorm
 
 Model = TypeVar("Model")
 Call = Callable[..., tuple[Any, eqx.nn.State]]

@@ -1,4 +1,4 @@
-"""equinox's batch normalization over bnjax: `from bnjax.layers.equinox import BatchNorm`."""
+"""equinox's batch normalization over bnjax."""
 
 import math
 import sys
