@@ -1,6 +1,6 @@
-"""Train a CNN with Keras on scikit-learn's digits, in under a minute on two cores.
+"""Train a CNN with Keras on 1797 handwritten digits, in under a minute on two cores.
 
-pip install 'bnjax[keras]' scikit-learn
+pip install '.[keras]'
 python examples/keras_digits.py
 """
 
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from sklearn.datasets import load_digits
 
 from bnjax.layers.keras import BatchNormalization  # instead of: from keras.layers import ...
 
@@ -37,10 +36,10 @@ def make_model():
 
 def load_data():
     """Return images (N, 8, 8, 1) and labels (N,), shuffled: (train, test)."""
-    digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.target))
-    x = (digits.images[order, ..., None] / 16).astype(np.float32)
-    labels = digits.target[order]
+    digits = np.load(Path(__file__).with_name("digits.npz"))
+    order = np.random.default_rng(0).permutation(len(digits["labels"]))
+    x = (digits["images"][order, ..., None] / 16).astype(np.float32)
+    labels = digits["labels"][order]
     return (x[:1500], labels[:1500]), (x[1500:], labels[1500:])
 
 

@@ -1,6 +1,6 @@
-"""Train a CNN with flax.nnx on scikit-learn's digits, in under a minute on two cores.
+"""Train a CNN with flax.nnx on 1797 handwritten digits, in under a minute on two cores.
 
-pip install 'bnjax[flax]' scikit-learn
+pip install '.[flax]'
 python examples/nnx_digits.py
 """
 
@@ -14,7 +14,6 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from flax import nnx
-from sklearn.datasets import load_digits
 
 from bnjax.layers.nnx import BatchNorm  # instead of: from flax.nnx import BatchNorm
 
@@ -38,10 +37,10 @@ class CNN(nnx.Module):
 
 def load_data():
     """Return images (N, 8, 8, 1) and labels (N,), shuffled: (train, test)."""
-    digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.target))
-    x = (digits.images[order, ..., None] / 16).astype(np.float32)
-    labels = digits.target[order]
+    digits = np.load(Path(__file__).with_name("digits.npz"))
+    order = np.random.default_rng(0).permutation(len(digits["labels"]))
+    x = (digits["images"][order, ..., None] / 16).astype(np.float32)
+    labels = digits["labels"][order]
     return (x[:1500], labels[:1500]), (x[1500:], labels[1500:])
 
 
