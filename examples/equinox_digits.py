@@ -1,6 +1,6 @@
 """Train a convolutional network on the digits, in equinox with bnjax's batch normalization.
 
-pip install 'bnjax[equinox]' scikit-learn
+pip install '.[equinox]'
 python examples/equinox_digits.py
 
 It takes a few seconds: it trains, evaluates, saves, and loads what it saved.
@@ -13,7 +13,6 @@ import equinox as eqx
 import jax
 import numpy as np
 import optax
-from sklearn.datasets import load_digits
 
 from bnjax.layers.equinox import BatchNorm  # instead of: from equinox.nn import BatchNorm
 
@@ -48,10 +47,10 @@ class Net(eqx.Module):
 
 def digits():
     """Return (images, labels) to train with, and (images, labels) to evaluate with."""
-    data = load_digits()
-    images = (data.images[:, None] / 16).astype(np.float32)
+    data = np.load(Path(__file__).with_name("digits.npz"))
+    images = (data["images"][:, None] / 16).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(images))
-    images, labels = images[order], data.target[order]
+    images, labels = images[order], data["labels"][order]
     return (images[360:], labels[360:]), (images[:360], labels[:360])
 
 

@@ -382,7 +382,6 @@ def test_the_layer_stands_where_equinox_s_stood():
 
 @pytest.mark.slow
 def test_the_digits_are_learned_alike():
-    pytest.importorskip("sklearn")
     found = []
     for layer_class in LAYERS:
         found.append(first_costs(example("equinox_digits", BatchNorm=layer_class)))

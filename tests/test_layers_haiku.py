@@ -364,7 +364,6 @@ def test_the_layer_stands_where_haiku_s_stood():
 
 @pytest.mark.slow
 def test_the_digits_are_learned_alike():
-    pytest.importorskip("sklearn")
     found = []
     for layer in (ours.BatchNorm, hk.BatchNorm):
         module = example("haiku_digits", BatchNorm=layer)
