@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnjax import audit, batch_norm, normalize
+from bnjax import audit, batch_norm, normalize, renorm
 from bnjax.activations import ACTIVATIONS, Activation
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -66,6 +66,7 @@ def own_cases(seed: int) -> list[Case]:
     cases = [_ordinary("vjp", *batch, rng) for batch in _BATCHES]
     cases += [_ordinary("jvp", *batch, rng) for batch in _BATCHES[::3]]
     cases.append(_given_statistics(rng))
+    cases.append(_renormalization("vjp", rng))
     y = rng.normal(size=7)
     cases.append(Case("g'", _by_g_prime, _by_autodiff, {"all activations": partial(_cast, (y,))}))
     for rule, where in (("vjp", None), ("jvp", rng.uniform(0.2, 2, (5, 1)))):
@@ -73,6 +74,7 @@ def own_cases(seed: int) -> list[Case]:
         cases.append(range_case(f"batch_norm {rule}", normalization, rng, where=where))
     cases.append(_tiny_beside_epsilon(rng))
     cases.append(_given_statistics_in_range(rng))
+    cases.append(_renormalization_in_range("jvp", rng))
     return cases
 
 
@@ -222,6 +224,62 @@ def _given_statistics_in_range(rng: np.random.Generator) -> Case:
 def _plain_normalize(x: Any, mean: Any, var: Any, gamma: Any, beta: Any, *, eps: float) -> Any:
     gamma, mean, var, beta = (a[None] for a in (gamma, mean, var, beta))
     return gamma * (x - mean) / jnp.sqrt(var + eps) + beta
+
+
+_BOUNDS = {"r_max": 1.5, "d_max": 0.4}
+
+
+def _renormalization_arguments(rng: np.random.Generator) -> Arguments:
+    """Draw x, γ, β and statistics of which a part meets the bounds."""
+    x, (mean, gamma, beta) = 2 * rng.normal(size=(5, 3)), rng.normal(size=(3, 3))
+    return x, gamma, beta, mean, rng.uniform(1, 9, 3)
+
+
+def _renormalization(rule: str, rng: np.random.Generator) -> Case:
+    where = np.array([[True], [False], [True], [True], [True]])
+
+    def f(x: Any, gamma: Any, beta: Any, mean: Any, var: Any) -> Any:
+        options = {"where": where, "eps": 0.1, "rule": rule, **_BOUNDS}
+        return renorm(x, (mean, var), gamma, beta, **options)[0]
+
+    g = partial(_plain_renorm, where=where, eps=0.1)
+    inputs = {"(5, 3), mask": partial(_cast, _renormalization_arguments(rng))}
+    return Case(f"renorm {rule}", f, g, inputs, argnums=(0, 1, 2))
+
+
+def _renormalization_in_range(rule: str, rng: np.random.Generator) -> Case:
+    args = _renormalization_arguments(rng)
+
+    def with_unit(*exponents: int) -> MakeArguments:
+        def make(dtype: str) -> Arguments:
+            return _cast((*args, np.array([power_of_two(dtype, k) for k in exponents])), dtype)
+
+        return make
+
+    def f(x: Any, gamma: Any, beta: Any, mean: Any, var: Any, unit: Any) -> Any:
+        statistics = mean * unit, var * unit * unit
+        return renorm(x * unit[None], statistics, gamma, beta, eps=0.0, rule=rule, **_BOUNDS)[0]
+
+    def g(*args: Any) -> Any:
+        return _plain_renorm(*args[:-1], where=np.ones((5, 1), bool), eps=0.0)
+
+    inputs = {"(5, 3), channels of 3e-14, 1, 3e13": with_unit(-_NEAR, 0, _NEAR)}
+    return Case(f"renorm {rule}", f, g, inputs, _FIRST_ORDER, (0, 1, 2))
+
+
+def _plain_renorm(
+    x: Any, gamma: Any, beta: Any, mean: Any, var: Any, *, where: Any, eps: float
+) -> Any:
+    gamma, beta, mean, var = (a[None] for a in (gamma, beta, mean, var))
+    n = where.sum()
+    center = jnp.sum(jnp.where(where, x, 0), 0, keepdims=True) / n
+    deviation = jnp.where(where, x - center, 0)
+    std = jnp.sqrt(jnp.sum(deviation**2, 0, keepdims=True) / n + eps)
+    given = jnp.sqrt(var + eps)
+    r_max, d_max = _BOUNDS.values()
+    ratio = jax.lax.stop_gradient(jnp.clip(std / given, 1 / r_max, r_max))
+    offset = jax.lax.stop_gradient(jnp.clip((center - mean) / given, -d_max, d_max))
+    return jnp.where(where, gamma * (deviation / std * ratio + offset), 0) + beta
 
 
 def _written(activation: Activation) -> Callable[[Any], Any]:
