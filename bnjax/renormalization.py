@@ -14,6 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 from bnjax import _checks, collectives
 from bnjax._checks import Axis
 from bnjax.collectives import Names
+from bnjax.layout import accumulator_dtype
 from bnjax.moments import Moments
 from bnjax.norm import check_and_normalize
 from bnjax.population import PopulationState
@@ -28,6 +29,7 @@ def renorm(
     *,
     r_max: ArrayLike = 3.0,
     d_max: ArrayLike = 5.0,
+    r_min: ArrayLike | None = None,
     axis: Axis = -1,
     eps: float = 1e-5,
     where: ArrayLike | None = None,
@@ -55,6 +57,7 @@ def renorm(
             number, or one for each channel. May be traced, as in a schedule; inf for none.
         d_max: τ_max ≥ 0, the bound of |τ|, the difference of the means in running standard
             deviations: as `r_max`.
+        r_min: Where λ has a lower bound of its own, between 0 and r_max; None for 1/r_max.
         axis: The feature axis or axes; all others are averaged over.
         eps: ε ≥ 0, added to both variances; static. Where σ² + ε = 0, x̂ = 0; where σ²_BN + ε = 0,
             r_BN counts as 0.
@@ -75,7 +78,7 @@ def renorm(
 
     Raises:
         TypeError: An argument has a dtype that cannot be normalized, or statistics are missing.
-        ValueError: A shape or option does not fit; r_max < 1 or d_max < 0, where known; and
+        ValueError: A shape or option does not fit; a bound is out of its range, where known; and
             whatever `batch_norm` refuses.
 
     Example:
@@ -89,7 +92,7 @@ def renorm(
     """
     x = _checks.batch("renorm", x)
     features = _checks.feature_axes("renorm", x, axis)
-    given = _given_statistics(x, features, statistics, r_max, d_max)
+    given = _given_statistics(x, features, statistics, (r_min, r_max, d_max))
     # devices that compare with statistics of their own have γ̄ and β̄ of their own, which add up
     vary = collectives.varying(*given)
     gamma, beta = (
@@ -118,8 +121,7 @@ def _given_statistics(
     x: Array,
     features: tuple[int, ...],
     statistics: PopulationState | tuple[ArrayLike, ArrayLike],
-    r_max: ArrayLike,
-    d_max: ArrayLike,
+    bounds: tuple[ArrayLike | None, ArrayLike, ArrayLike],
 ) -> GivenStatistics:
     """Check statistics and bounds, and return them as constant vectors in the sums' dtype."""
     state = statistics if isinstance(statistics, PopulationState) else None
@@ -133,32 +135,85 @@ def _given_statistics(
         return _checks.per_channel("renorm", name, value, x, features)
 
     mean, var = map(vector, ("mean", "var"), pair)
-    shape = [x.shape[a] for a in features]
-    r_max = vector("r_max", _bound("r_max", r_max, 1, shape))
-    d_max = vector("d_max", _bound("d_max", d_max, 0, shape))
+    limits = [vector(name, bound) for name, bound in _bounds(*bounds, x, features).items()]
     remainder = jnp.zeros_like(mean)
     if state is not None:
         remainder = vector("remainder", state.remainder)
         # nothing to compare with yet: λ = 1, τ = 0
         seen = vector("batches", state.batches.astype(mean.dtype)) > 0
-        r_max, d_max = jnp.where(seen, r_max, 1), jnp.where(seen, d_max, 0)
-    return lax.stop_gradient(GivenStatistics(mean, remainder, var, r_max, d_max))
+        limits = [jnp.where(seen, a, none) for a, none in zip(limits, (1, 1, 0), strict=True)]
+    return lax.stop_gradient(GivenStatistics(mean, remainder, var, *limits))
 
 
-def _bound(name: str, value: ArrayLike, least: int, shape: list[int]) -> Array:
-    """Return a bound for each channel, in the shape of the feature axes."""
-    with jax.ensure_compile_time_eval():  # under jit, too, what is not traced is known
-        bound = jnp.asarray(value)
-    if bound.shape not in ((), tuple(shape)):
-        raise ValueError(
-            f"renorm: `{name}` must be one number, or one for each channel with shape "
-            f"{tuple(shape)}; got {bound.shape}."
-        )
-    if _checks.known(bound):
-        with jax.ensure_compile_time_eval():
-            valid = bool(jnp.all(bound >= least))
+def _bounds(
+    r_min: ArrayLike | None,
+    r_max: ArrayLike,
+    d_max: ArrayLike,
+    x: Array,
+    features: tuple[int, ...],
+) -> dict[str, Array]:
+    """Return each channel's bounds; refuse what is known to be out of range."""
+    shape = tuple(x.shape[a] for a in features)
+
+    def bound(name: str, value: ArrayLike, least: int) -> Array:
+        with jax.ensure_compile_time_eval():  # under jit, too, what is not traced is known
+            array = jnp.asarray(value)
+            valid = not _checks.known(array) or bool(jnp.all(array >= least))
+        if array.shape not in ((), shape):
+            raise ValueError(
+                f"renorm: `{name}` must be one number, or one for each channel with shape "
+                f"{shape}; got {array.shape}."
+            )
         if not valid:
             raise ValueError(f"renorm: `{name}` must be >= {least}; got {value}.")
-    if jnp.issubdtype(bound.dtype, jnp.integer):
-        bound = bound.astype(jnp.float32)
-    return jnp.broadcast_to(bound, shape)
+        return jnp.broadcast_to(array.astype(accumulator_dtype(x.dtype)), shape)
+
+    upper = bound("r_max", r_max, 1 if r_min is None else 0)
+    lower = 1 / upper if r_min is None else bound("r_min", r_min, 0)
+    return {"r_min": lower, "r_max": upper, "d_max": bound("d_max", d_max, 0)}
+
+
+def relaxed_bounds(
+    steps: ArrayLike,
+    r_max: ArrayLike = 3.0,
+    d_max: ArrayLike = 5.0,
+    *,
+    warm_up_steps: int = 5000,
+    r_max_steps: int | None = 40_000,
+    d_max_steps: int | None = 25_000,
+) -> tuple[Array, Array]:
+    """Return the bounds for a step of training: those of batch normalization, then relaxed.
+
+    λ_max is 1 and τ_max 0 while `steps` < `warm_up_steps`; from there on both grow linearly.
+
+    Args:
+        steps: The steps of training before this one; may be traced.
+        r_max: λ_max at the end; finite where it grows over several steps.
+        d_max: τ_max at the end; the same.
+        warm_up_steps: How many steps are those of batch normalization.
+        r_max_steps: The step at which λ_max is `r_max`; None for at once, after the warm-up.
+        d_max_steps: The step at which τ_max is `d_max`; None for at once.
+
+    Returns:
+        λ_max and τ_max, float32: `r_max` and `d_max` of `renorm`. The defaults are those of the
+        paper's experiments.
+
+    Example:
+        >>> for steps in (4_999, 15_000, 40_000):
+        ...     r_max, d_max = relaxed_bounds(steps)
+        ...     print(r_max.round(2), d_max)
+        1.0 0.0
+        1.57 2.5
+        3.0 5.0
+    """
+
+    def part(end: int | None) -> Array:
+        after = jnp.asarray(steps, jnp.float32) - warm_up_steps
+        whole = 0 if end is None else end - warm_up_steps
+        return jnp.where(after < 0, 0, 1 if whole <= 0 else jnp.minimum(after / whole, 1))
+
+    def relaxed(start: int, end: ArrayLike, part: Array) -> Array:
+        growth = jnp.asarray(end, jnp.float32) - start
+        return start + jnp.where(part > 0, part * growth, 0)  # without bound too, in the end
+
+    return relaxed(1, r_max, part(r_max_steps)), relaxed(0, d_max, part(d_max_steps))

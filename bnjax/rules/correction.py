@@ -32,13 +32,15 @@ class GivenStatistics(NamedTuple):
         mean: μ_BN, but for the remainder.
         remainder: What the mean is beyond `mean`.
         var: σ²_BN.
-        r_max: λ_max ≥ 1.
+        r_min: The least λ, 1/λ_max if not given otherwise.
+        r_max: λ_max.
         d_max: τ_max ≥ 0.
     """
 
     mean: Array
     remainder: Array
     var: Array
+    r_min: Array
     r_max: Array
     d_max: Array
 
@@ -68,7 +70,7 @@ def compare(
     ratio = jnp.where(r == 0, 1, given_r / jnp.where(r == 0, 1, r))
     offset = ((split.shift - given.mean) + (split.remainder - given.remainder)) * given_r
     seen = split.count != 0
-    ratio = jnp.where(seen, jnp.clip(ratio, 1 / given.r_max, given.r_max), 1)
+    ratio = jnp.where(seen, jnp.clip(ratio, given.r_min, given.r_max), 1)
     offset = jnp.where(seen, jnp.clip(offset, -given.d_max, given.d_max), 0)
     return lax.stop_gradient(Correction(ratio, offset))
 

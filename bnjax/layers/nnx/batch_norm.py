@@ -89,6 +89,7 @@ class BatchNorm(nnx.BatchNorm):
             rule=self.rule,
             dtype=dtype,
             mean_guess=mean,
+            **({} if self.pool is not None else self._comparison(mean, var)),
             **options,
         )
         if self.pool is not None:
@@ -96,4 +97,12 @@ class BatchNorm(nnx.BatchNorm):
             return y
         updated = common.update_statistics(mean, var, moments, self.momentum)
         self.mean[...], self.var[...] = lax.stop_gradient(updated)  # as flax's
+        self._count_step()
         return y
+
+    def _comparison(self, mean: Array, var: Array) -> dict[str, Any]:
+        """Return what training compares a batch with: nothing. `BatchRenorm` does."""
+        return {}
+
+    def _count_step(self) -> None:
+        """Count a step of training, where that matters."""
