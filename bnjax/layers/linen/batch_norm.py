@@ -60,6 +60,7 @@ class BatchNorm(linen.BatchNorm):
             not finite, stay as they are.
         """
         x = jnp.asarray(x)
+        self._check(x)
         if common.is_complex(x, self.dtype, self.param_dtype):
             return super().__call__(x, use_running_average, mask=mask)
         given = linen.merge_param(
@@ -105,6 +106,9 @@ class BatchNorm(linen.BatchNorm):
             mean.value, var.value = new
             self._count_step()
         return y
+
+    def _check(self, x: Array) -> None:
+        """Refuse what the layer cannot normalize: nothing."""
 
     def _comparison(self, mean: Array, var: Array) -> dict[str, Any]:
         """Return what training compares a batch with: nothing. `BatchRenorm` does."""

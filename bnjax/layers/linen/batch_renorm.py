@@ -9,9 +9,7 @@ Source: Ioffe 2017; sbx (Stable Baselines Jax) and CrossQ for names and defaults
 from typing import Any
 
 import jax.numpy as jnp
-from flax import linen
 from jax import Array
-from jax.typing import ArrayLike
 
 from bnjax.layers.linen.batch_norm import BatchNorm
 from bnjax.layers.renormalization import comparison, refuse_complex
@@ -51,31 +49,8 @@ class BatchRenorm(BatchNorm):
     r_max_steps: int | None = None
     d_max_steps: int | None = None
 
-    @linen.compact
-    def __call__(
-        self,
-        x: ArrayLike,
-        use_running_average: bool | None = None,
-        *,
-        mask: Array | None = None,
-    ) -> Array:
-        """Normalize x with its own moments, corrected, or with the running statistics.
-
-        Args:
-            x: The batch; real.
-            use_running_average: Whether to normalize with the running statistics (P.3).
-            mask: None, a mask of the places that shape the moments, or floating weights ≥ 0 of
-                them; broadcastable to x.
-
-        Returns:
-            y, of x's shape, as from `BatchNorm`. Running statistics of a channel in which the batch
-            has no sample, or a moment that is not finite, stay as they are.
-
-        Raises:
-            TypeError: x or a dtype is complex.
-        """
-        refuse_complex(jnp.asarray(x), self.dtype, self.param_dtype)
-        return super().__call__(x, use_running_average, mask=mask)
+    def _check(self, x: Array) -> None:
+        refuse_complex(x, self.dtype, self.param_dtype)
 
     def _comparison(self, mean: Array, var: Array) -> dict[str, Any]:
         start = {"r_max": self.r_max, "d_max": self.d_max, "steps": 0}
