@@ -3,6 +3,7 @@ import zlib
 import jax
 import numpy as np
 import pytest
+from compiling import quickly_compiled
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -18,6 +19,13 @@ def rng(request):
     """A generator seeded by the test's name: it draws the same whatever ran before."""
     name = f"{request.path.name}::{request.node.name}"
     return np.random.default_rng(zlib.crc32(name.encode()))
+
+
+@pytest.fixture(scope="module")
+def quick_training():
+    """Training compiles quickly in this module: its results are compared, not its compiler's."""
+    with quickly_compiled():
+        yield
 
 
 @pytest.fixture

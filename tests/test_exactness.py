@@ -1,5 +1,6 @@
 """float32 against float64 on the same numbers: every result is right to a few roundings."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -93,8 +94,24 @@ def misses(shape, axis, kind, limit, offsets=OFFSETS, rows=(None, 0, 1, 2)):
     return found
 
 
-@pytest.mark.parametrize("kind", ["none", pytest.param("mask", marks=pytest.mark.slow), "weights"])
-@pytest.mark.parametrize("name", SMALL)
+# by default each shape once, the first with and without weights
+QUICK = {
+    ("channels last", "none"),
+    ("channels last", "weights"),
+    ("large enough for a branch", "weights"),
+    ("channels first", "mask"),
+    ("two feature axes", "weights"),
+    ("few channels", "none"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in itertools.product(SMALL, ("none", "mask", "weights"))
+    ],
+)
 def test_no_offset_and_no_outlier_costs_digits(name, kind):
     assert not misses(*SMALL[name], kind, 5e-7)
 
