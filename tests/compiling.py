@@ -1,7 +1,7 @@
 """A quick compiler: compiling is what takes the time, and float64 needs no optimization."""
 
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 
 import jax
 import pytest
@@ -29,8 +29,13 @@ def quickly_compiled():
     Not what they jitted when they were imported, nor what is called while something is traced:
     options are those of a whole program.
     """
+    options_for_small_programs()  # compiles, the first time
 
-    def jit(function, **more):
+    def jit(function=None, **more):
+        if function is None:
+            return partial(jit, **more)
+        if "compiler_options" in more:
+            return _jit(function, **more)
         quick, traced = quick_jit(function, **more), _jit(function, **more)
 
         @wraps(function)
@@ -39,7 +44,7 @@ def quickly_compiled():
             inside = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
             return (traced if inside else quick)(*args, **kwargs)
 
-        call.lower = quick.lower
+        call.lower, call.trace = quick.lower, traced.trace
         return call
 
     with pytest.MonkeyPatch.context() as patch:

@@ -21,9 +21,9 @@ def rng(request):
     return np.random.default_rng(zlib.crc32(name.encode()))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def quick_training():
-    """Training compiles quickly in this module: its results are compared, not its compiler's."""
+    """Training compiles quickly in this test, which is about what training does."""
     with quickly_compiled():
         yield
 

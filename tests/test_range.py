@@ -277,9 +277,10 @@ def check_given_statistics(of_x, of_var, seed):
         x_hat = (x - mean) * r
         close("y", y, gamma * x_hat + beta, np.abs(gamma * x_hat).max(0) + np.abs(beta))
         terms = gamma * r * t, -gamma * r * t, -gamma * r * r * x_hat * t / 2, x_hat * t, t
+        args_bar = "mean_bar", "var_bar", "gamma_bar", "beta_bar"
         close("x_bar", bars[0], terms[0], np.abs(terms[0]).max(0))
-        for name, got, term in zip(("mean", "var", "gamma", "beta"), bars[1:], terms[1:]):
-            close(f"{name}_bar", got, term.sum(0), np.abs(term).sum(0))
+        for name, got, term in zip(args_bar, bars[1:], terms[1:], strict=True):
+            close(name, got, term.sum(0), np.abs(term).sum(0))
 
 
 @settings(STABLE, max_examples=20)
@@ -367,7 +368,7 @@ def check_network(of_x, of_u, seed):
                 close((number, name), got[name], right, size, 2e-6)
 
 
-# γ r is a float: together, γ scales the numbers and r the features
+# not both at their ends: γ r would be no float32
 ONE_OF_BOTH = st.one_of(
     st.tuples(SIXTY_DECADES, st.just(0.0)), st.tuples(st.just([0.0, 0.0, 0.0]), DECADES)
 )

@@ -15,6 +15,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.usefixtures("quick_training")
 @pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.split("\n")[-2].strip()[:30])
 def test_code_runs(code):
     x, targets = jnp.ones((6, 64)), jnp.zeros((6, 10))
