@@ -129,7 +129,7 @@ def test_a_folder_in_use_is_refused_unless_overwritten(tmp_path, refused):
     assert len(metrics(tmp_path)) == 1 and (tmp_path / "notes.txt").read_text() == "mine\n"
 
 
-@pytest.mark.usefixtures("quick_training")
+@pytest.mark.slow
 def test_a_binary_task_has_one_output(tmp_path, capsys):
     arguments = ["--data", "breast_cancer", "--network", "bn", "--epochs", "6", "--hidden", "8"]
     arguments += ["--statistics", "precise"]

@@ -119,7 +119,7 @@ def test_no_offset_and_no_outlier_costs_digits(name, kind):
 @pytest.mark.parametrize(
     ("channels", "kind"),
     [
-        (1, "none"),
+        pytest.param(1, "none", marks=pytest.mark.slow),
         (1, "weights"),
         pytest.param(3, "none", marks=pytest.mark.slow),
         pytest.param(3, "weights", marks=pytest.mark.slow),
