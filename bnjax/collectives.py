@@ -50,13 +50,15 @@ def to_varying(a: Array, axes: frozenset[Name]) -> Array:
 def resolve(
     function: str,
     x: Array,
-    weights: Array | None,
     gamma: Array | None,
     beta: Array | None,
+    constants: tuple[Array | None, ...],
     axis_name: Names,
     groups: Groups | None,
 ) -> tuple[Array, Array | None, Array | None, Axes]:
     """Resolve what `axis_name` means under the transforms around the call.
+
+    `constants` are what else the rule reads, weights say.
 
     Returns:
         x, gamma and beta with types that go together, and the axes to sum over.
@@ -75,7 +77,7 @@ def resolve(
         groups = _check_groups(function, names, groups, checked)
     if not checked:
         return x, gamma, beta, Axes(tuple(names), groups)
-    vary = varying(x, weights, gamma, beta)
+    vary = varying(x, gamma, beta, *constants)
     x = to_varying(x, vary)
     summed = tuple(name for name in names if name in vary)
     copies = int(lax.axis_size(tuple(name for name in names if name not in vary)))
@@ -176,7 +178,10 @@ def sum_vectors(vectors: Tree, axes: Axes) -> Tree:
     if not axes.names:
         return vectors
     leaves, tree = jax.tree.flatten(vectors)
-    return jax.tree.unflatten(tree, _psum(jnp.stack(leaves), axes))
+    total, (mesh, vmapped) = jnp.stack(leaves), split_vmapped(axes)
+    for name in vmapped.names:  # not psum: over a vmap, JAX's fails on an explicit mesh
+        total = jnp.sum(lax.all_gather(total, name), 0)
+    return jax.tree.unflatten(tree, _psum(total, mesh))
 
 
 def split_vmapped(axes: Axes) -> tuple[Axes, Axes]:

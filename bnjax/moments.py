@@ -10,10 +10,10 @@ x is taken relative to a shift ξ near μ, times a power of two a; two sums give
 ==> μ = ξ + e  with  e = ⟨z⟩/a
 
 The shift. ⟨x²⟩ − ⟨x⟩², the case ξ = 0, a = 1, loses every digit once |μ| ≫ σ. Around any ξ, σ² is
-off by about 1 + (⟨z⟩/aσ)² roundings. The first ξ is the mean of eight samples on a CPU; 0
-elsewhere and where x is not `rearrangeable`; with weights, the mean found around one sample. None
-is sure to be near μ: one sample may lie √n σ away. Where |⟨z⟩| > 2 aσ, the sums are formed again
-around ξ + e.
+off by about 1 + (⟨z⟩/aσ)² roundings. The first ξ is the mean of eight samples on a CPU; elsewhere,
+and where x is not `rearrangeable`, what the caller takes the mean to be, or 0; with weights, the
+mean found around one sample. None is sure to be near μ: one sample may lie √n σ away. Where
+|⟨z⟩| > 2 aσ, the sums are formed again around ξ + e.
 
 The remainder. μ stays in two floats, ξ and e, until x − μ has been formed: one float holds μ to
 |μ| 6e-8 at best, which is a large part of σ once |μ| is 1e6 σ.
@@ -86,7 +86,11 @@ class SplitMoments(NamedTuple):
 
 
 def split_moments(
-    x: Array, layout: Layout, eps: float, weights: Array | None = None
+    x: Array,
+    layout: Layout,
+    eps: float,
+    weights: Array | None = None,
+    mean_guess: Array | None = None,
 ) -> SplitMoments:
     """Compute the moments of this device's samples (BN.2, D.17).
 
@@ -95,6 +99,7 @@ def split_moments(
         layout: Where its samples are.
         eps: ε, beside which a variance may be too small to matter.
         weights: None, or w ≥ 0 in the accumulator's dtype, in `layout` too.
+        mean_guess: None, or about μ, (channels,): a first shift.
 
     Returns:
         The moments. A channel without weight has mean 0, variance 0 and count 0.
@@ -113,13 +118,14 @@ def split_moments(
     if weights is None:
         n = effective = jnp.full(layout.channels, layout.n, dtype)
         p = None
-        shift = _first_shift(x, layout)
+        shift = _first_shift(x, layout, mean_guess)
+        other_shift = None if mean_guess is None else _first_shift(x, layout, None)
     else:
         n, effective = layout.sum_weights(weights), effective_count(weights, layout)
         p = fractions(weights, n, layout)
-        shift = _mean_around_a_sample(x, p, layout)
+        shift, other_shift = _mean_around_a_sample(x, p, layout), None
         x = jnp.where(weights != 0, x.astype(dtype), layout.row(shift))
-    sums = _guarded_sums(layout, eps, x, shift, p)
+    sums = _guarded_sums(layout, eps, x, shift, other_shift, p)
     mean, var = sums.moments(_samples(layout, p, dtype))
     shift, unit = lax.stop_gradient((sums.shift, sums.unit))
     return SplitMoments(shift, mean / unit, unit, jnp.maximum(var, 0), n, effective)
@@ -189,12 +195,25 @@ class _Sums(NamedTuple):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _guarded_sums(layout: Layout, eps: float, x: Array, shift: Array, p: Array | None) -> _Sums:
-    """Form Σ z and Σ z² with a = 1; again where they left the range, or the shift was far off."""
+def _guarded_sums(
+    layout: Layout,
+    eps: float,
+    x: Array,
+    shift: Array,
+    other_shift: Array | None,
+    p: Array | None,
+) -> _Sums:
+    """Form Σ z and Σ z² with a = 1; again where they left the range, or the shift was far off.
+
+    Where there is another shift, the first is a guess, and gives way where it proves no use.
+    """
     n = _samples(layout, p, shift.dtype)
 
     def flags(attempt: int | Array, sums: _Sums) -> tuple[Array, Array]:
-        out = (attempt == 0) & _out_of_range(sums, n, eps)
+        out = _out_of_range(sums, n, eps)
+        if other_shift is not None:
+            out |= _far(sums, n, 2.0**10)
+        out &= attempt == 0
         return out, _far(sums, n) & ~out
 
     def fail(attempt: int | Array, sums: _Sums) -> Array:
@@ -203,9 +222,10 @@ def _guarded_sums(layout: Layout, eps: float, x: Array, shift: Array, p: Array |
 
     def again(attempt: int | Array, sums: _Sums) -> _Sums:
         out, far = flags(attempt, sums)
-        size = layout.max(jnp.abs(x.astype(shift.dtype) - layout.row(sums.shift)))
+        start = sums.shift if other_shift is None else jnp.where(out, other_shift, sums.shift)
+        size = layout.max(jnp.abs(x.astype(start.dtype) - layout.row(start)))
         unit = jnp.where(out, _unit(size, eps), sums.unit)
-        nearer = sums.shift + jnp.where(far, sums.moments(n)[0] / sums.unit, 0)
+        nearer = start + jnp.where(far, sums.moments(n)[0] / sums.unit, 0)
         return _sums_around(x, nearer, unit, p, layout)
 
     first = _sums_around(x, shift, jnp.ones_like(shift), p, layout)
@@ -218,9 +238,12 @@ def _sums_pushed_forward(
     layout: Layout, eps: float, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[_Sums, _Sums]:
     """Let JAX differentiate the sums that were kept: ξ, a and the weights are constants."""
-    x, _, p = primals
+    x, *_, p = primals
     sums = _guarded_sums(layout, eps, *primals)
-    kept = lambda x: _sums_around(x, sums.shift, sums.unit, p, layout)
+
+    def kept(x: Array) -> _Sums:
+        return _sums_around(x, sums.shift, sums.unit, p, layout)
+
     return sums, jax.jvp(kept, (x,), tangents[:1])[1]
 
 
@@ -236,10 +259,10 @@ def _out_of_range(sums: _Sums, n: Array, eps: float) -> Array:
     return ~(var < middle) if eps > 1 / middle else ~((var < middle) & (var > 1 / middle))
 
 
-def _far(sums: _Sums, n: Array) -> Array:
-    """Return where the shift is so far from the mean, 2 σ, that it costs two bits."""
+def _far(sums: _Sums, n: Array, most: float = 2.0) -> Array:
+    """Return where the shift is more than so many σ from the mean: 2 σ cost two bits."""
     mean, var = sums.moments(n)
-    return mean**2 > 4 * var
+    return mean**2 > most**2 * var
 
 
 def _sums_around(x: Array, shift: Array, unit: Array, p: Array | None, layout: Layout) -> _Sums:
@@ -255,8 +278,8 @@ def _sums_around(x: Array, shift: Array, unit: Array, p: Array | None, layout: L
     return _Sums(shift, unit, layout.sum(p * z1), layout.sum(p * z2 * z2))
 
 
-def _first_shift(x: Array, layout: Layout) -> Array:
-    """Return on a CPU the mean of eight samples, exact for a constant channel; else 0."""
+def _first_shift(x: Array, layout: Layout, mean_guess: Array | None) -> Array:
+    """Return on a CPU the mean of eight samples, exact for a constant channel; else the guess."""
 
     def mean_of_few(x: Array) -> Array:
         few = layout.few_samples(x).astype(accumulator_dtype(x.dtype)) / 8
@@ -264,11 +287,13 @@ def _first_shift(x: Array, layout: Layout) -> Array:
             few = few[::2] + few[1::2]
         return lax.stop_gradient(few[0])
 
-    zero = jnp.zeros_like(layout.max(x), accumulator_dtype(x.dtype))  # typed as sums are
+    guess = jnp.zeros_like(layout.max(x), accumulator_dtype(x.dtype))  # typed as sums are
+    if mean_guess is not None:
+        guess += jnp.where(jnp.isfinite(mean_guess), mean_guess, 0)
     if not rearrangeable(x):
-        return zero
-    # an accelerator puts Σ x and Σ x² into the product that x comes from; a shift has to wait for x
-    return _xla.by_platform(x, cpu=mean_of_few, elsewhere=lambda _: zero)
+        return guess
+    # an accelerator puts Σ x and Σ x² into the product that x comes from; a sample would wait for x
+    return _xla.by_platform(x, cpu=mean_of_few, elsewhere=lambda _: guess)
 
 
 def _mean_around_a_sample(x: Array, p: Array, layout: Layout) -> Array:

@@ -34,6 +34,7 @@ def batch_norm(
     dtype: DTypeLike | None = None,
     masked: str = "beta",
     allow_single_value: bool = False,
+    mean_guess: ArrayLike | None = None,
 ) -> tuple[Array, Moments]:
     """Normalize a batch with its own moments, then scale and shift: BN.2, BN.3, D.17.
 
@@ -66,14 +67,18 @@ def batch_norm(
         allow_single_value: Whether each channel may have but one value, as when a model is
             initialized on one sample. Then y = β, the variance is 0, and so are the gradients of y
             in x and γ.
+        mean_guess: None, or about μ, as a running mean is: x's feature axes, a constant. On
+            accelerators x is summed around it, or around 0 at first, and in one more pass where
+            that lies more than 2 σ from the mean. It influences rounding alone, and nothing on a
+            CPU.
 
     Returns:
         y, of x's shape and of `dtype`, and the `Moments` of the batch (biased variance). All three
         of y, mean and var are differentiable in x, y in γ and β too.
 
     Raises:
-        TypeError: x, gamma, beta or where has a dtype that cannot be normalized, or `dtype` is not
-            floating.
+        TypeError: x, gamma, beta, where or mean_guess has a dtype that cannot be normalized, or
+            `dtype` is not floating.
         ValueError: A shape, axis, eps, rule, masked or group does not fit; a weight is negative,
             infinite or NaN, where its value is known; or each channel has but one value (unless
             that is allowed, or `where` or `axis_name` hides how many there are).
@@ -101,6 +106,9 @@ def batch_norm(
         gamma = _checks.per_channel("batch_norm", "gamma", gamma, x, features)
     if beta is not None:
         beta = _checks.per_channel("batch_norm", "beta", beta, x, features)
+    if mean_guess is not None:
+        mean_guess = _checks.per_channel("batch_norm", "mean_guess", mean_guess, x, features)
+        mean_guess = lax.stop_gradient(mean_guess)
     weights = _checks.sample_weights("batch_norm", where, x)
     _checks.finite_eps("batch_norm", eps)
     if rule not in RULES:
@@ -113,12 +121,12 @@ def batch_norm(
             return _normalize_single_value(x, beta, features, dtype)
         _checks.several_samples("batch_norm", x, features)
     x, gamma, beta, axes = collectives.resolve(
-        "batch_norm", x, weights, gamma, beta, axis_name, axis_index_groups
+        "batch_norm", x, gamma, beta, (weights, mean_guess), axis_name, axis_index_groups
     )
     config = RuleConfig(features, float(eps), axes, masked, dtype)
     over_vmap = rule != "autodiff" and collectives.split_vmapped(axes)[1].names
     normalize_batch = normalize_over_vmap if over_vmap else RULES[rule]
-    y, moments = normalize_batch(config, x, gamma, beta, weights)
+    y, moments = normalize_batch(config, x, gamma, beta, weights, mean_guess)
     shape = [x.shape[a] for a in features]
     return y, Moments(*(part.reshape(shape) for part in moments if part is not None))
 

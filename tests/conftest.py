@@ -21,6 +21,15 @@ def rng(request):
     return np.random.default_rng(zlib.crc32(name.encode()))
 
 
+@pytest.fixture(scope="session")
+def keras_on_jax(tmp_path_factory):
+    """Keras, whenever it is imported, runs on JAX and reads no settings of this user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "jax")
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        yield
+
+
 @pytest.fixture
 def quick_training():
     """Training compiles quickly in this test, which is about what training does."""

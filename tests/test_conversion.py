@@ -10,6 +10,7 @@ import pytest
 from bnjax import Moments, Network, conversion, normalize, population
 from bnjax.conversion import Options, options_from, options_to
 
+pytestmark = pytest.mark.usefixtures("keras_on_jax")
 rng = np.random.default_rng(0)
 C = 3
 GAMMA, BETA = np.array([0.5, 1.0, -2.0]), np.array([0.1, -0.2, 3.0])
@@ -204,14 +205,6 @@ CASES = {
     "keras": (Keras, OPTIONS),
     "haiku": (Haiku, OPTIONS),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def keras_on_jax(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERAS_BACKEND", "jax")
-        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        yield
 
 
 @pytest.fixture(params=CASES)

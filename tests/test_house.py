@@ -15,6 +15,7 @@ TESTS = Path(__file__).parent
 # a room may import from the rooms below it only
 FLOORS = (
     "__init__",
+    "layers",
     "identities",
     "training",
     "geometry",
@@ -99,6 +100,7 @@ def test_who_may_import_more_than_jax(room):
     # training's NumPy holds data on the host, before they are spread over devices
     more = {"training": {"optax", "numpy"}, "identities": {"numpy", "optax"}}
     more["folding"] = {"numpy"}  # float64 on the host, whatever JAX may hold
+    more["layers"] = {"equinox", "flax", "haiku", "keras", "numpy"}
     more["audit"] = {"numpy"}  # it judges on the host in float64, whatever JAX is set to
     allowed |= more.get(room, set())
     assert heads <= allowed
@@ -119,6 +121,14 @@ def test_importing_bnjax_loads_no_extra_and_batch_norm_s_rooms_alone():
     own = {name for name in loaded if name.split(".")[0] == "bnjax"}
     assert own == EAGER
     assert "optax" not in loaded
+
+
+def test_importing_the_layers_loads_no_framework():
+    code = "import sys, bnjax.layers.common, bnjax.layers.inference; print(*sys.modules)"
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+    )
+    assert not HEAVY & set(process.stdout.split())
 
 
 def test_all_public_names_exist_and_are_listed():

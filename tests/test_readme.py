@@ -16,8 +16,17 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.usefixtures("quick_training")
-@pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.split("\n")[-2].strip()[:30])
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(code, marks=pytest.mark.peers if "bnjax.layers" in code else ())
+        for code in BLOCKS
+    ],
+    ids=lambda code: code.split("\n")[-2].strip()[:30],
+)
 def test_code_runs(code):
+    if "bnjax.layers" in code:
+        pytest.importorskip("flax", reason="pip install '.[flax]'")
     x, targets = jnp.ones((6, 64)), jnp.zeros((6, 10))
     net = Network((64, 5, 10))
     names = {"batches": [(x, targets)] * 3, "x": x, "targets": targets, "u": x}

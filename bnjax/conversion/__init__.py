@@ -39,10 +39,11 @@ many values per channel each batch had. Then imports multiply it by n/(n − 1),
 variance of P.2, to which further updates add variances of the same kind.
 
 γ and β need no converter: they are `weight` and `bias` in PyTorch, `scale` and `bias` in flax,
-`gamma` and `beta` in Keras, `scale` and `offset` in haiku (of x's rank).
+`gamma` and `beta` in Keras, `scale` and `offset` in haiku (of x's rank). `from_torch(model,
+into=..., names=...)` fills those of a whole model, with its statistics.
 
-The files: `torch`, `flax`, `keras` and `haiku` (one library's statistics each), `states` (what they
-share), `options` (decay and ε).
+The files: `torch`, `flax`, `keras` and `haiku` (one library's statistics each), `torch_models` (all
+normalizations of a model), `states` (what they share), `options` (decay and ε).
 
 Source: S3; the libraries' own code (PyTorch 2.13, flax 0.12, Keras 3.15, dm-haiku 0.0.17).
 """

@@ -103,13 +103,14 @@ def bn_apply(
         seen = population.check_seen("bn_apply", inference_statistics(net, state))
         return run_layers(net, params, seen, x, where, by_statistics(net))[-1].y, state
 
-    y, moments = run_batch(net, params, x, rule=rule, where=where, axis_name=axis_name)
+    y, moments = run_batch(net, params, state, x, rule=rule, where=where, axis_name=axis_name)
     return y, update_statistics(net, state, moments)
 
 
 def run_batch(
     net: Network,
     params: Params,
+    state: State,
     x: Array,
     *,
     rule: str,
@@ -122,10 +123,17 @@ def run_batch(
         layer: NormDense, x: Array, w: Array | None, statistics: PopulationState | None
     ) -> tuple[Array, Moments]:
         return batch_norm(
-            x, layer.gamma, layer.beta, eps=net.eps, where=w, axis_name=axis_name, rule=rule
+            x,
+            layer.gamma,
+            layer.beta,
+            eps=net.eps,
+            where=w,
+            axis_name=axis_name,
+            rule=rule,
+            mean_guess=None if statistics is None else statistics.mean,
         )
 
-    passes = run_layers(net, params, (), x, where, by_batch)
+    passes = run_layers(net, params, inference_statistics(net, state), x, where, by_batch)
     return passes[-1].y, tuple(p.found for p in passes if p.found is not None)
 
 

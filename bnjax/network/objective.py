@@ -72,6 +72,7 @@ def cost(
 def local_cost(
     net: Network,
     params: Params,
+    state: State,
     x: Array,
     targets: Array,
     *,
@@ -86,7 +87,7 @@ def local_cost(
     the moments of its own samples.
     """
     normalized_over = axis_name if sync_statistics else None
-    y, moments = run_batch(net, params, x, rule=rule, where=where, axis_name=normalized_over)
+    y, moments = run_batch(net, params, state, x, rule=rule, where=where, axis_name=normalized_over)
     return _local_part(net, y, targets, where, axis_name), moments
 
 

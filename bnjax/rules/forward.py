@@ -69,11 +69,18 @@ saving_arguments = partial(
 
 @partial(jax.jit, static_argnums=0)  # one program for whoever calls it eagerly
 def forward(
-    config: RuleConfig, x: Array, gamma: Array | None, beta: Array | None, weights: Array | None
+    config: RuleConfig,
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    weights: Array | None,
+    mean_guess: Array | None = None,
 ) -> tuple[tuple[Array, Moments], tuple[SplitMoments, Array]]:
     """Normalize x: (y, moments), and (split moments, q = r/a) for the derivatives."""
     features, eps, axes = config.features, config.eps, config.axes
-    split = by_platform(x, features, lambda layout: local_moments(config, layout, x, weights))
+    split = by_platform(
+        x, features, lambda layout: local_moments(config, layout, x, weights, mean_guess)
+    )
     split = moments.combine_devices(split, eps, axes)
     inv_std = inverse_std(config, split, split.var)  # q = r/a, BN.2
     scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
@@ -86,11 +93,15 @@ def forward(
 
 
 def local_moments(
-    config: RuleConfig, layout: Layout, x: Array, weights: Array | None
+    config: RuleConfig,
+    layout: Layout,
+    x: Array,
+    weights: Array | None,
+    mean_guess: Array | None,
 ) -> SplitMoments:
     """Compute the moments of this device's samples."""
     view, w, _ = masked_view(config, layout, x, weights)
-    return moments.split_moments(view, layout, config.eps, w)
+    return moments.split_moments(view, layout, config.eps, w, mean_guess)
 
 
 def inverse_std(config: RuleConfig, split: SplitMoments, var: Array) -> Array:
@@ -123,10 +134,15 @@ def scale_and_shift(
 
 
 def normalize_by_autodiff(
-    config: RuleConfig, x: Array, gamma: Array | None, beta: Array | None, weights: Array | None
+    config: RuleConfig,
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    weights: Array | None,
+    mean_guess: Array | None,
 ) -> tuple[Array, Moments]:
     """Normalize; differentiated by JAX: the plain reference of the two hand-derived rules."""
-    return forward(config, x, gamma, beta, weights)[0]
+    return forward(config, x, gamma, beta, weights, mean_guess)[0]
 
 
 def masked_view(

@@ -43,15 +43,15 @@ from bnjax.rules.forward import RuleConfig, forward, masked_pair, saving_argumen
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def normalize_by_jvp(config, x, gamma, beta, weights):
+def normalize_by_jvp(config, x, gamma, beta, weights, mean_guess):
     """Normalize; pushed forward by hand, and transposed by JAX."""
-    return forward(config, x, gamma, beta, weights)[0]
+    return forward(config, x, gamma, beta, weights, mean_guess)[0]
 
 
 @normalize_by_jvp.defjvp
 def _push_forward(config, primals, tangents):
-    x, gamma, beta, weights = primals
-    out, (split, inv_std) = forward(config, x, gamma, beta, weights)
+    x, gamma, _, weights, _ = primals
+    out, (split, inv_std) = forward(config, *primals)
     arguments = x, gamma, weights, split, inv_std
     y_dot, mean_dot, var_dot = _linear_map(config, tangents[:3], *arguments)
     zero = jnp.zeros_like(out[1].count)

@@ -64,20 +64,20 @@ class Residuals(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def normalize_by_vjp(config, x, gamma, beta, weights):
+def normalize_by_vjp(config, x, gamma, beta, weights, mean_guess):
     """Normalize; pulled back by hand."""
-    return forward(config, x, gamma, beta, weights)[0]
+    return forward(config, x, gamma, beta, weights, mean_guess)[0]
 
 
-def _fwd(config, x, gamma, beta, weights):
-    out, (split, inv_std) = forward(config, x, gamma, beta, weights)
+def _fwd(config, x, gamma, beta, weights, mean_guess):
+    out, (split, inv_std) = forward(config, x, gamma, beta, weights, mean_guess)
     return out, Residuals(x, gamma, beta, weights, split, inv_std)
 
 
 def pull_back(
     config: RuleConfig, residuals: Residuals, bars: tuple[Array, Moments]
-) -> tuple[Array, Array | None, Array | None, None]:
-    """Pull cotangents of (y, moments) back to (x, γ, β, weights)."""
+) -> tuple[Array, Array | None, Array | None, None, None]:
+    """Pull cotangents of (y, moments) back to (x, γ, β, weights, guess)."""
     features, axes = config.features, config.axes
     x, gamma, beta, weights, split, inv_std = residuals
     y_bar, (mean_bar, var_bar, *_) = bars
@@ -115,6 +115,7 @@ def pull_back(
         None if gamma is None else inv_std * inner.deviations,  # q Σ ȳ⁺ (z − a e): D.5
         None if beta is None else beta_bar,  # Σ ȳ: D.5
         None,  # weights are constants
+        None,  # and the guess influences nothing but rounding
     )
 
 

@@ -54,7 +54,12 @@ from bnjax.rules.jvp import local_means, push
 
 
 def normalize_over_vmap(
-    config: RuleConfig, x: Array, gamma: Array | None, beta: Array | None, weights: Array | None
+    config: RuleConfig,
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    weights: Array | None,
+    mean_guess: Array | None,
 ) -> tuple[Array, Moments]:
     """Normalize over the axes of a vmap; pushed forward by hand, and transposed by JAX."""
     axes = config.axes
@@ -62,7 +67,7 @@ def normalize_over_vmap(
     # under vmap this moves nothing
     gathered = (a if a is None else collectives.gather(a, vmapped) for a in (x, weights))
     whole = config._replace(features=tuple(a + 1 for a in config.features), axes=on_mesh)
-    split = _whole_moments(whole, *lax.stop_gradient(tuple(gathered)))
+    split = _whole_moments(whole, *lax.stop_gradient(tuple(gathered)), mean_guess)
     x_step, steps = _steps(config, x, weights, split)
     mean_step, var_step = collectives.sum_vectors(steps, axes)  # m, a v
     unit = split.unit
@@ -74,10 +79,12 @@ def normalize_over_vmap(
 
 
 @partial(jax.jit, static_argnums=0)
-def _whole_moments(config: RuleConfig, x: Array, weights: Array | None) -> SplitMoments:
+def _whole_moments(
+    config: RuleConfig, x: Array, weights: Array | None, mean_guess: Array | None
+) -> SplitMoments:
     """Compute the moments of a batch, gathered over the vmap, and over the mesh around it."""
     split = by_platform(
-        x, config.features, lambda layout: local_moments(config, layout, x, weights)
+        x, config.features, lambda layout: local_moments(config, layout, x, weights, mean_guess)
     )
     return moments.combine_devices(split, config.eps, config.axes)
 

@@ -170,7 +170,7 @@ def build_step(config: StepConfig, optimizer: optax.GradientTransformation) -> S
         params, state, opt_state, count = train_state
         _check_arguments(config, params, state, x, targets, where)
         local = collectives.as_device_local(params, axis_name) if across else params
-        (cost, moments), grads = differentiate(config, local, x, targets, where)
+        (cost, moments), grads = differentiate(config, local, state, x, targets, where)
         if across:
             cost, grads = lax.psum((cost, grads), axis_name)
         separate = axis_name if across and not config.sync_statistics else None
@@ -217,6 +217,7 @@ def _check_arguments(
 def _differentiate_by_jax(
     config: StepConfig,
     params: Params,
+    state: State,
     x: Array,
     targets: Array,
     where: Array | None,
@@ -227,6 +228,7 @@ def _differentiate_by_jax(
         return network.local_cost(
             config.net,
             params,
+            state,
             x,
             targets,
             rule=_RULE_OF[config.gradient],
@@ -241,6 +243,7 @@ def _differentiate_by_jax(
 def _differentiate_by_hand(
     config: StepConfig,
     params: Params,
+    state: State,
     x: Array,
     targets: Array,
     where: Array | None,
