@@ -56,9 +56,9 @@ def assert_agree(gradients, tolerance=TOLERANCE):
 CASES = list(itertools.product(KINDS, MASKS, range(1, 6)))
 QUICK = [
     ("baseline", "weights", 2),
-    ("norm", "no mask", 4),
+    ("norm", "no mask", 3),
     ("norm", "mask", 1),
-    ("norm", "weights", 3),
+    ("norm", "weights", 2),
     ("norm output", "mask", 2),
 ]
 

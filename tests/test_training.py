@@ -38,10 +38,17 @@ def test_shuffle_deals_every_sample_once(key):
 
 
 @pytest.mark.usefixtures("quick_training")
-@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
-@pytest.mark.parametrize("batch_size", [4, 11])
-def test_an_epoch_is_its_steps_with_the_last_batch_whole(key, net, batch_size):
-    optimizer = optax.sgd(0.5, momentum=0.9)
+@pytest.mark.parametrize(
+    ("name", "batch_size"),
+    [
+        ("bn", 4),
+        ("baseline", 11),
+        pytest.param("bn", 11, marks=pytest.mark.slow),
+        pytest.param("baseline", 4, marks=pytest.mark.slow),
+    ],
+)
+def test_an_epoch_is_its_steps_with_the_last_batch_whole(key, name, batch_size):
+    net, optimizer = NETS[name], optax.sgd(0.5, momentum=0.9)
     order = training.shuffle(key, 11, batch_size)
     step = quick_jit(training.make_step(net, optimizer))
     one_by_one, wanted = training.init(net, optimizer, key), []
