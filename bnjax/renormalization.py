@@ -199,11 +199,11 @@ def relaxed_bounds(
         paper's experiments.
 
     Example:
-        >>> for steps in (4_999, 15_000, 40_000):
+        >>> for steps in (4_999, 22_500, 40_000):
         ...     r_max, d_max = relaxed_bounds(steps)
-        ...     print(r_max.round(2), d_max)
+        ...     print(r_max, d_max)
         1.0 0.0
-        1.57 2.5
+        2.0 4.375
         3.0 5.0
     """
 

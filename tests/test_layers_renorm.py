@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 from compiling import quick_jit
+from examples_of import example
 
 pytestmark = pytest.mark.peers
 linen = pytest.importorskip("flax.linen", reason="pip install '.[flax]'")
@@ -195,6 +196,13 @@ def test_complex_numbers_are_refused():
         of_linen.BatchRenorm(use_running_average=False).init(jax.random.key(0), x)
     with pytest.raises(TypeError, match="must be real"):
         of_nnx.BatchRenorm(C, rngs=nnx.Rngs(0))(x)
+
+
+@pytest.mark.slow
+def test_the_example_learns_to_swing_up():
+    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"):
+        before, *_, after = example("crossq").main(rounds=4)
+    assert before < -1000 and after > -400
 
 
 def test_the_examples_in_the_docstrings_run():

@@ -1,6 +1,8 @@
 """Batch renormalization is the paper's formula, exactly, by every rule."""
 
+import re
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -400,10 +402,25 @@ def test_wrong_arguments_are_refused(call, error, message):
         call()
 
 
+def test_the_code_of_the_page_runs(rng):
+    page = (Path(__file__).parents[1] / "docs" / "RENORM.md").read_text()
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
+    x, _, gamma, beta, _ = draw(rng)
+    state = population.init(3, x.dtype)
+    for step in (0, 50_000):
+        params = {"W": jnp.eye(3), "gamma": gamma, "beta": beta}
+        y, new = names["forward"](params, state, x, step)
+        statistics = state.mean, state.var
+        unseen = {"r_max": 1, "d_max": 0} if step == 0 else {}
+        close(y, reference.renorm(x, *statistics, gamma, beta, **unseen)[0], 1e-6)
+        state = new
+
+
 # --- a batch that is spread, and the audit --------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", ["vjp", "autodiff"])
+@pytest.mark.parametrize("rule", ["vjp", pytest.param("autodiff", marks=pytest.mark.slow)])
 def test_a_batch_over_a_vmap_is_one_batch(rule, rng):
     x, statistics, gamma, beta, y_bar = draw(rng, (12, 2))
     where = rng.uniform(0.5, 2, (12, 1))

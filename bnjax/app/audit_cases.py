@@ -226,7 +226,7 @@ def _plain_normalize(x: Any, mean: Any, var: Any, gamma: Any, beta: Any, *, eps:
     return gamma * (x - mean) / jnp.sqrt(var + eps) + beta
 
 
-_BOUNDS = {"r_max": 1.5, "d_max": 0.4}
+_BOUNDS: dict[str, Any] = {"r_max": 1.5, "d_max": 0.4}
 
 
 def _renormalization_arguments(rng: np.random.Generator) -> Arguments:

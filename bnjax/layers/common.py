@@ -137,25 +137,19 @@ def normalize_batch(
     x = _widen(x, dtype, gamma, beta)
     shape = [x.shape[a] for a in axis]
     vectors = gamma, beta, mean_guess, *(given or ())
-    view, at, (gamma, beta, mean_guess, *given) = _with_both_kinds_of_axes(x, axis, *vectors)
+    view, at, (gamma, beta, guess, *statistics) = _with_both_kinds_of_axes(x, axis, *vectors)
     if where is not None:
         where = jnp.asarray(where)  # a new feature axis stands last; a new sample axis is first
         where = where[..., None] if not axis else where
-    options = {
-        "axis": at,
-        "eps": eps,
-        "where": where,
-        "axis_name": tuple(axis_name) if isinstance(axis_name, list) else axis_name,
-        "axis_index_groups": axis_index_groups,
-        "rule": rule,
-        "dtype": dtype,
-        "masked": "normalize",
-        "allow_single_value": True,
-    }
-    if given:
-        y, moments = bnjax.renorm(view, tuple(given), gamma, beta, **(bounds or {}), **options)
+    names = tuple(axis_name) if isinstance(axis_name, list) else axis_name
+    options = {"axis": at, "eps": eps, "where": where, "rule": rule, "dtype": dtype}
+    options |= {"axis_name": names, "axis_index_groups": axis_index_groups}
+    options |= {"masked": "normalize", "allow_single_value": True}
+    if given is None:
+        y, moments = bnjax.batch_norm(view, gamma, beta, mean_guess=guess, **options)
     else:
-        y, moments = bnjax.batch_norm(view, gamma, beta, mean_guess=mean_guess, **options)
+        mean, var = statistics
+        y, moments = bnjax.renorm(view, (mean, var), gamma, beta, **(bounds or {}), **options)
     return y.reshape(x.shape), Moments(*(m.reshape(shape) for m in moments if m is not None))
 
 

@@ -52,19 +52,15 @@ class Correction(NamedTuple):
     offset: Array
 
 
-def compare(
-    split: SplitMoments, inv_std: Array, given: GivenStatistics | None, eps: float
-) -> Correction | None:
+def compare(split: SplitMoments, inv_std: Array, given: GivenStatistics, eps: float) -> Correction:
     """Return λ and τ (R.1); 1 and 0 in a channel without samples.
 
     Args:
         split: The moments of the batch.
         inv_std: q = r/a.
-        given: The statistics; None for plain batch normalization, which has no correction.
+        given: The statistics.
         eps: ε.
     """
-    if given is None:
-        return None
     r, given_r = inv_std * split.unit, kernel.inverse_std(given.var, eps)
     # the quotient of the two r: that of the variances leaves float32
     ratio = jnp.where(r == 0, 1, given_r / jnp.where(r == 0, 1, r))

@@ -87,7 +87,7 @@ def forward(
     )
     split = moments.combine_devices(split, eps, axes)
     inv_std = inverse_std(config, split, split.var)  # q = r/a, BN.2
-    correction = compare(split, inv_std, given, eps)
+    correction = None if given is None else compare(split, inv_std, given, eps)
     gamma_ratio, gamma_offset = corrected(gamma, correction)
     scale = kernel.scale(gamma_ratio, inv_std * split.unit)  # γ r, γ λ r
 

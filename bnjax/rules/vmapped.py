@@ -76,7 +76,8 @@ def normalize_over_vmap(
     unit = split.unit
     var = split.var + (2 * (unit * var_step) - (unit * mean_step) ** 2)  # a² σ²
     inv_std = inverse_std(config, split, var)
-    gamma_ratio, gamma_offset = corrected(gamma, compare(split, inv_std, given, config.eps))
+    correction = None if given is None else compare(split, inv_std, given, config.eps)
+    gamma_ratio, gamma_offset = corrected(gamma, correction)
     scale = kernel.scale(gamma_ratio, inv_std)  # g
     vectors = scale, unit * mean_step, beta, gamma_offset
     y = _normalize(config, x, x_step, *vectors, weights, split)
