@@ -337,6 +337,9 @@ def test_bounds_may_be_traced_and_differ_between_channels(rng):
     steps = along_a_schedule(*bounds)
     for y, r_max, d_max in zip(steps, *bounds, strict=True):
         close(y, reference.renorm(x, *statistics, r_max=r_max, d_max=d_max)[0])
+    lower = renorm(x, statistics, r_min=0.9, r_max=0.95, d_max=0)[0]
+    factor = np.std(lower, 0) / np.std(batch_norm(x)[0], 0)
+    assert np.all((factor > 0.8999) & (factor < 0.9501))
     each = renorm(x, statistics, r_max=bounds[0], d_max=bounds[1])[0]
     close(each, np.stack([steps[k][:, k] for k in range(3)], 1))
 
