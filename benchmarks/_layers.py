@@ -37,6 +37,12 @@ def ours(x, gamma, beta, *, axis, axis_name=None, rule="vjp", library=bnjax):
     return library.batch_norm(x, gamma, beta, **options)[0]
 
 
+def ghosts(x, gamma, beta, *, axis, axis_name=None, groups=8):
+    """Groups of an eighth of the batch, each device's by themselves whatever the axis name."""
+    options = {"size": -(-len(x) // groups), "axis": axis, "eps": EPS}
+    return bnjax.ghost_batch_norm(x, gamma, beta, **options)[0]
+
+
 def evaluate_ours(x, mean, var, gamma, beta, *, axis):
     return bnjax.normalize(x, mean, var, gamma, beta, axis=axis, eps=EPS)
 
@@ -158,6 +164,7 @@ def evaluate_plain(x, mean, var, gamma, beta, *, axis):
 LAYERS = {
     "bnjax": Layer(ours, "bnjax", evaluate_ours),
     "bnjax, rule jvp": Layer(partial(ours, rule="jvp"), "bnjax", None),
+    "bnjax, ghosts": Layer(ghosts, "bnjax", None),
     "flax": Layer(flax_linen, "flax", evaluate_flax),
     "haiku": Layer(haiku, "haiku", evaluate_haiku),
     "equinox": Layer(equinox, "equinox", evaluate_equinox),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         costs,
         folding,
         geometry,
+        ghost,
         identities,
         jacobian,
         kernel,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     )
     from bnjax.activations import Activation
     from bnjax.folding import fold, fold_affine
+    from bnjax.ghost import ghost_batch_norm
     from bnjax.network import Dense, Network, NormDense, apply, bn_apply, cost, init
 
 __version__ = "0.1.0"
@@ -53,6 +55,8 @@ __all__ = [
     "fold_affine",
     "folding",
     "geometry",
+    "ghost",
+    "ghost_batch_norm",
     "identities",
     "init",
     "jacobian",
@@ -69,6 +73,7 @@ _ROOM_OF = {
     "Activation": "activations",
     "fold": "folding",
     "fold_affine": "folding",
+    "ghost_batch_norm": "ghost",
     **dict.fromkeys(
         ("Dense", "Network", "NormDense", "apply", "bn_apply", "cost", "init"), "network"
     ),

@@ -110,12 +110,7 @@ def batch_norm(
         mean_guess = _checks.per_channel("batch_norm", "mean_guess", mean_guess, x, features)
         mean_guess = lax.stop_gradient(mean_guess)
     weights = _checks.sample_weights("batch_norm", where, x)
-    _checks.finite_eps("batch_norm", eps)
-    if rule not in RULES:
-        raise ValueError(_checks.unknown_name("batch_norm", "rule", rule, RULES))
-    if masked not in MASKED:
-        raise ValueError(_checks.unknown_name("batch_norm", "masked", masked, MASKED))
-    dtype = _checks.result_dtype("batch_norm", dtype)
+    dtype = check_options("batch_norm", eps, rule, masked, dtype)
     if weights is None and axis_name is None:
         if allow_single_value and _checks.single_value(x, features):
             return _normalize_single_value(x, beta, features, dtype)
@@ -129,6 +124,18 @@ def batch_norm(
     y, moments = normalize_batch(config, x, gamma, beta, weights, mean_guess)
     shape = [x.shape[a] for a in features]
     return y, Moments(*(part.reshape(shape) for part in moments if part is not None))
+
+
+def check_options(
+    function: str, eps: float, rule: str, masked: str, dtype: DTypeLike | None
+) -> jnp.dtype | None:
+    """Check the static options of a normalization; return y's dtype, or None for x's."""
+    _checks.finite_eps(function, eps)
+    if rule not in RULES:
+        raise ValueError(_checks.unknown_name(function, "rule", rule, RULES))
+    if masked not in MASKED:
+        raise ValueError(_checks.unknown_name(function, "masked", masked, MASKED))
+    return _checks.result_dtype(function, dtype)
 
 
 def _normalize_single_value(

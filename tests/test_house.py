@@ -28,6 +28,7 @@ FLOORS = (
     "matrix",
     "costs",
     "activations",
+    "ghost",
     "norm",
     "rules",
     "kernel",
