@@ -94,8 +94,9 @@ def ghost_batch_norm(
     options = {"eps": eps, "rule": rule, "dtype": dtype, "masked": masked}
 
     def normalize_samples(start: int, stop: int, size: int) -> tuple[Array, Moments]:
-        arrays = (a if a is None else _samples(a, at, start, stop) for a in (x, weights))
-        return _normalize_groups(*arrays, vectors, features, at, size, options)
+        part = _samples(x, at, start, stop)
+        w = weights if weights is None else _samples(weights, at, start, stop)
+        return _normalize_groups(part, w, vectors, features, at, size, options)
 
     if samples <= size:
         return normalize_samples(0, samples, samples)
