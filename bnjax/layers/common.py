@@ -212,6 +212,7 @@ def update_statistics(
         >>> print(*update_statistics(jnp.zeros(2), jnp.ones(2), batch, 0.5))
         [1. 0.] [2.5 1. ]
     """
+    moments = Moments(*(m.reshape(mean.shape) for m in moments if m is not None))
     moments = sharded_like(moments, mean)
     taken = has_statistics(moments)
     pairs = ((mean, moments.mean), (var, moments.var))
@@ -266,10 +267,10 @@ def add_offset(
 def _average(old: Array, new: Array, taken: Array, momentum: ArrayLike) -> Array:
     # `old` as it is, sharded by type as it is: `new` may be so otherwise
     keep, add = (
-        jnp.where(taken, weight, otherwise).astype(old.dtype).reshape(old.shape)
+        jnp.where(taken, weight, otherwise).astype(old.dtype)
         for weight, otherwise in ((momentum, 1), (1 - momentum, 0))
     )
-    new = jnp.where(taken, new, 0).astype(old.dtype).reshape(old.shape)
+    new = jnp.where(taken, new, 0).astype(old.dtype)
     average, spec = keep * old + add * new, jax.typeof(old).sharding.spec
     return average if jax.typeof(average).sharding.spec == spec else reshard(average, spec)
 
