@@ -117,7 +117,7 @@ def test_the_gradient_of_a_kernel_is_put_together_from_its_angles(rng):
 
     def whole(kernel):
         product = jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=own["NUMBERS"]
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
         return cost(batch_norm(product, gamma, beta)[0])
 
