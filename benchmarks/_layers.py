@@ -45,6 +45,12 @@ def renorm(x, gamma, beta, *, axis, axis_name=None, rule="vjp", library=bnjax):
     return library.renorm(x, (beta, gamma**2), gamma, beta, **options)[0]
 
 
+def ghosts(x, gamma, beta, *, axis, axis_name=None, groups=8):
+    """Groups of an eighth of the batch, each device's by themselves whatever the axis name."""
+    options = {"size": -(-len(x) // groups), "axis": axis, "eps": EPS}
+    return bnjax.ghost_batch_norm(x, gamma, beta, **options)[0]
+
+
 def evaluate_ours(x, mean, var, gamma, beta, *, axis):
     return bnjax.normalize(x, mean, var, gamma, beta, axis=axis, eps=EPS)
 
@@ -166,6 +172,7 @@ LAYERS = {
     "bnjax": Layer(ours, "bnjax", evaluate_ours),
     "bnjax, rule jvp": Layer(partial(ours, rule="jvp"), "bnjax", None),
     "bnjax.renorm": Layer(renorm, "bnjax", None),
+    "bnjax, ghosts": Layer(ghosts, "bnjax", None),
     "bnjax.layers.linen": Layer(
         partial(flax_linen, module=LINEN), "flax", partial(evaluate_flax, module=LINEN)
     ),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         costs,
         folding,
         geometry,
+        ghost,
         identities,
         jacobian,
         kernel,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     )
     from bnjax.activations import Activation
     from bnjax.folding import fold, fold_affine
+    from bnjax.ghost import ghost_batch_norm
     from bnjax.network import Dense, Network, NormDense, apply, bn_apply, cost, init
     from bnjax.renormalization import renorm
 
@@ -55,6 +57,8 @@ __all__ = [
     "fold_affine",
     "folding",
     "geometry",
+    "ghost",
+    "ghost_batch_norm",
     "identities",
     "init",
     "jacobian",
@@ -74,6 +78,7 @@ _ROOM_OF = {
     "fold": "folding",
     "fold_affine": "folding",
     "renorm": "renormalization",
+    "ghost_batch_norm": "ghost",
     **dict.fromkeys(
         ("Dense", "Network", "NormDense", "apply", "bn_apply", "cost", "init"), "network"
     ),

@@ -148,12 +148,7 @@ def check_and_normalize(
         mean_guess = _checks.per_channel(function, "mean_guess", mean_guess, x, features)
         mean_guess = lax.stop_gradient(mean_guess)
     weights = _checks.sample_weights(function, where, x)
-    _checks.finite_eps(function, eps)
-    if rule not in RULES:
-        raise ValueError(_checks.unknown_name(function, "rule", rule, RULES))
-    if masked not in MASKED:
-        raise ValueError(_checks.unknown_name(function, "masked", masked, MASKED))
-    dtype = _checks.result_dtype(function, dtype)
+    dtype = check_options(function, eps, rule, masked, dtype)
     if weights is None and axis_name is None:
         if allow_single_value and _checks.single_value(x, features):
             return _normalize_single_value(x, gamma, beta, given, features, float(eps), dtype)
@@ -168,6 +163,18 @@ def check_and_normalize(
     y, moments = rule_applied(config, x, gamma, beta, weights, mean_guess, given)
     shape = [x.shape[a] for a in features]
     return y, Moments(*(part.reshape(shape) for part in moments if part is not None))
+
+
+def check_options(
+    function: str, eps: float, rule: str, masked: str, dtype: DTypeLike | None
+) -> jnp.dtype | None:
+    """Check the static options of a normalization; return y's dtype, or None for x's."""
+    _checks.finite_eps(function, eps)
+    if rule not in RULES:
+        raise ValueError(_checks.unknown_name(function, "rule", rule, RULES))
+    if masked not in MASKED:
+        raise ValueError(_checks.unknown_name(function, "masked", masked, MASKED))
+    return _checks.result_dtype(function, dtype)
 
 
 def _normalize_single_value(

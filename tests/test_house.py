@@ -29,6 +29,7 @@ FLOORS = (
     "matrix",
     "costs",
     "activations",
+    "ghost",
     "norm",
     "rules",
     "kernel",

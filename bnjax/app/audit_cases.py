@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnjax import audit, batch_norm, normalize, renorm
+from bnjax import audit, batch_norm, ghost_batch_norm, normalize, renorm
 from bnjax.activations import ACTIVATIONS, Activation
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -65,6 +65,7 @@ def own_cases(seed: int) -> list[Case]:
     rng = np.random.default_rng(seed)
     cases = [_ordinary("vjp", *batch, rng) for batch in _BATCHES]
     cases += [_ordinary("jvp", *batch, rng) for batch in _BATCHES[::3]]
+    cases.append(_ghost_batches(rng))
     cases.append(_given_statistics(rng))
     cases.append(_renormalization("vjp", rng))
     y = rng.normal(size=7)
@@ -154,6 +155,29 @@ def _ordinary(rule: str, shape: tuple[int, ...], axis: Any, where: str, rng: Any
     args = rng.normal(size=shape) * 2 + 1, gamma, beta
     f, g = partial(run, rule=rule), partial(run, rule="autodiff")
     return Case(f"batch_norm {rule}", f, g, {what: partial(_cast, args)})
+
+
+def _ghost_batches(rng: Any) -> Case:
+    weights = rng.uniform(0.2, 2, (5, 2, 1))
+    weights[1, 0] = 0
+
+    def f(*args: Any) -> Any:
+        y, moments = ghost_batch_norm(*args, size=2, where=weights, eps=0.01)
+        return y, moments.mean, moments.var
+
+    def g(x: Any, *vectors: Any) -> Any:
+        ys, means, variances = [], [], []
+        for start in (0, 2, 4):  # two groups of two, and one sample
+            group = slice(start, start + 2)
+            options = {"where": weights[group], "eps": 0.01, "rule": "autodiff"}
+            y, moments = batch_norm(x[group], *vectors, **options)
+            for found, one in zip((ys, means, variances), (y, *moments[:2]), strict=True):
+                found.append(one)
+        return jnp.concatenate(ys), jnp.stack(means), jnp.stack(variances)
+
+    args = rng.normal(size=(5, 2, 3)) * 2 + 1, *rng.normal(size=(2, 3))
+    what = "(5, 2, 3), groups of 2, weights"
+    return Case("ghost_batch_norm vjp", f, g, {what: partial(_cast, args)})
 
 
 def _in_units(

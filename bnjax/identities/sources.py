@@ -80,6 +80,13 @@ PAPERS = (
         "Statistics for inference that are measured after training (“precise” statistics).",
     ),
     Source(
+        "Hoffer, Hubara & Soudry 2017",
+        "Elad Hoffer, Itay Hubara and Daniel Soudry: Train Longer, Generalize Better: Closing the "
+        "Generalization Gap in Large Batch Training of Neural Networks. Advances in Neural "
+        "Information Processing Systems, 2017, arXiv:1705.08741.",
+        "Ghost batches: groups of a large batch, each normalized with its own moments.",
+    ),
+    Source(
         "Glorot & Bengio 2010",
         "Xavier Glorot and Yoshua Bengio: Understanding the Difficulty of Training Deep "
         "Feedforward Neural Networks. International Conference on Artificial Intelligence and "
