@@ -26,6 +26,7 @@ FLOORS = (
     "population",
     "jacobian",
     "matrix",
+    "accumulation",
     "costs",
     "activations",
     "norm",

@@ -1,9 +1,10 @@
 """Every equation that bnjax implements, as two sides that must agree.
 
 Each has a tag (D.4) by which code, documentation and notebooks cite it. The equations stand in
-`baseline` and `descent` (BL), `normalization` (BN), `derivatives`, `layers` and `samples` (D),
-`population` and `draws` (P), `geometry` and `propagation` (G), `errata_insights`, `errata_notes`
-and `errata_lectures` (E), one `Identity` each, with its formula, derivation, source and check.
+`baseline` and `descent` (BL), `normalization` (BN), `derivatives`, `layers`, `samples` and
+`accumulation` (D), `population` and `draws` (P), `geometry` and `propagation` (G),
+`errata_insights`, `errata_notes` and `errata_lectures` (E), one `Identity` each, with its formula,
+derivation, source and check.
 `notation` defines the symbols, `sources` the sources, and `sheet` prints all of it as one
 document.
 """
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from bnjax.identities import (
+    accumulation,
     baseline,
     derivatives,
     descent,
@@ -45,7 +47,7 @@ __all__ = [
 ]
 
 _MODULES = (
-    *(baseline, descent, normalization, derivatives, layers, samples),
+    *(baseline, descent, normalization, derivatives, layers, samples, accumulation),
     *(population, draws, geometry, propagation, errata_insights, errata_notes, errata_lectures),
 )
 
