@@ -21,7 +21,7 @@ from bnjax._checks import several_samples
 from bnjax.accumulation import Segment, accumulate_gradient
 from bnjax.layout import accumulator_dtype
 from bnjax.moments import Moments
-from bnjax.network import Network, Params, State
+from bnjax.network import Dense, Network, Params, State
 from bnjax.training.steps import Step, StepConfig, TrainState, apply_gradient, differentiate_by_jax
 
 _FUNCTION = "training.make_accumulating_step"
@@ -158,6 +158,7 @@ def network_segments(net: Network) -> tuple[Segment, ...]:
         y = carry[0] if L else carry
         for number, layer in enumerate(layers, start=L):
             u = g(y) if number else y  # the first layer of a network reads its inputs
+            assert isinstance(layer, Dense)
             y = u @ layer.W + layer.b[None]  # BL.1
         return per_sample(y, targets)
 
