@@ -6,6 +6,7 @@ that a benchmark runs without those that are not installed.
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from jax import Array, lax
 import bnjax
 
 EPS = 1e-5
+LINEN = "bnjax.layers.linen"
 
 
 class Layer(NamedTuple):
@@ -41,10 +43,8 @@ def evaluate_ours(x, mean, var, gamma, beta, *, axis):
     return bnjax.normalize(x, mean, var, gamma, beta, axis=axis, eps=EPS)
 
 
-def flax_linen(x, gamma, beta, *, axis, axis_name=None, fast=True):
-    import flax.linen as nn
-
-    layer = nn.BatchNorm(
+def flax_linen(x, gamma, beta, *, axis, axis_name=None, fast=True, module="flax.linen"):
+    layer = import_module(module).BatchNorm(
         use_running_average=False,
         axis=axis,
         axis_name=axis_name,
@@ -52,14 +52,15 @@ def flax_linen(x, gamma, beta, *, axis, axis_name=None, fast=True):
         dtype=x.dtype,
         epsilon=EPS,
     )
-    variables = _flax_variables(jnp.zeros_like(gamma), jnp.ones_like(gamma), gamma, beta)
+    # any running statistics will do: y does not depend on them
+    variables = _flax_variables(beta, gamma, gamma, beta)
     return layer.apply(variables, x, mutable=["batch_stats"])[0]
 
 
-def evaluate_flax(x, mean, var, gamma, beta, *, axis):
-    import flax.linen as nn
-
-    layer = nn.BatchNorm(use_running_average=True, axis=axis, dtype=x.dtype, epsilon=EPS)
+def evaluate_flax(x, mean, var, gamma, beta, *, axis, module="flax.linen"):
+    layer = import_module(module).BatchNorm(
+        use_running_average=True, axis=axis, dtype=x.dtype, epsilon=EPS
+    )
     return layer.apply(_flax_variables(mean, var, gamma, beta), x)
 
 
@@ -158,6 +159,9 @@ def evaluate_plain(x, mean, var, gamma, beta, *, axis):
 LAYERS = {
     "bnjax": Layer(ours, "bnjax", evaluate_ours),
     "bnjax, rule jvp": Layer(partial(ours, rule="jvp"), "bnjax", None),
+    "bnjax.layers.linen": Layer(
+        partial(flax_linen, module=LINEN), "flax", partial(evaluate_flax, module=LINEN)
+    ),
     "flax": Layer(flax_linen, "flax", evaluate_flax),
     "haiku": Layer(haiku, "haiku", evaluate_haiku),
     "equinox": Layer(equinox, "equinox", evaluate_equinox),

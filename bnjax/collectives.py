@@ -178,7 +178,10 @@ def sum_vectors(vectors: Tree, axes: Axes) -> Tree:
     if not axes.names:
         return vectors
     leaves, tree = jax.tree.flatten(vectors)
-    return jax.tree.unflatten(tree, _psum(jnp.stack(leaves), axes))
+    total, (mesh, vmapped) = jnp.stack(leaves), split_vmapped(axes)
+    for name in vmapped.names:  # not psum: over a vmap, JAX's fails on an explicit mesh
+        total = jnp.sum(lax.all_gather(total, name), 0)
+    return jax.tree.unflatten(tree, _psum(total, mesh))
 
 
 def split_vmapped(axes: Axes) -> tuple[Axes, Axes]:

@@ -3,6 +3,7 @@ import zlib
 import jax
 import numpy as np
 import pytest
+from compiling import quickly_compiled
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -26,6 +27,13 @@ def keras_on_jax(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERAS_BACKEND", "jax")
         patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        yield
+
+
+@pytest.fixture
+def quick_training():
+    """Training compiles quickly in this test, which is about what training does."""
+    with quickly_compiled():
         yield
 
 

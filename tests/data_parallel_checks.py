@@ -1,4 +1,4 @@
-"""What holds on eight devices: `test_data_parallel` runs this file in a process that has them."""
+"""What holds on eight devices: `test_devices` runs this file in a process that has them."""
 
 import chex
 import jax

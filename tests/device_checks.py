@@ -3,6 +3,7 @@
 import re
 import sys
 from functools import partial
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -108,8 +109,17 @@ def results(total, x):
     return y, tuple(moments), grads
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("way", ["checked", "unchecked", "pmap", "vmap"])
+def some_slow(names, quick, *cases):
+    """Parametrize with cases, of which those that are not in `quick` are slow."""
+    marked = [c if c in quick else pytest.param(*c, marks=pytest.mark.slow) for c in cases]
+    return pytest.mark.parametrize(names, marked)
+
+
+WAYS = "checked", "unchecked", "pmap", "vmap"
+QUICK_WAYS = {("checked", "vjp"), ("unchecked", "jvp"), ("pmap", "vjp"), ("vmap", "autodiff")}
+
+
+@some_slow(("way", "rule"), QUICK_WAYS | {("checked", "autodiff")}, *product(WAYS, RULES))
 def test_a_spread_batch_is_one_batch(way, rule):
     if way.endswith("checked"):
         total = through_shard_map(mesh(d=8), "d", WEIGHTS, rule, way == "checked")
@@ -119,9 +129,16 @@ def test_a_spread_batch_is_one_batch(way, rule):
     close(results(total, X if rule == "autodiff" else HIDDEN), wanted(X, WEIGHTS))
 
 
-@pytest.mark.parametrize("where", [None, MASK, np.zeros((B, 1))], ids=["none", "mask", "nothing"])
-@pytest.mark.parametrize("check", [True, False])
-def test_whatever_lies_on_each_device(check, where):
+MASKS = {"none": None, "mask": MASK, "nothing": np.zeros((B, 1)), "weights": WEIGHTS}
+
+
+@some_slow(
+    ("check", "name"),
+    {(True, "mask"), (False, "nothing"), (False, "none")},
+    *product((True, False), ("none", "mask", "nothing")),
+)
+def test_whatever_lies_on_each_device(check, name):
+    where = MASKS[name]
     total = through_shard_map(mesh(d=8), "d", where, "vjp", check)
     close(results(total, X), wanted(X, where))
 
@@ -163,8 +180,11 @@ def by_psum(x, gamma, beta, where, names):
     return gamma[None] * x_hat + beta[None], mean, var
 
 
-@pytest.mark.parametrize(
-    ("check", "cast"), [(True, ()), (True, ("d",)), (True, ("m",)), (True, ("d", "m")), (False, ())]
+@some_slow(
+    ("check", "cast"),
+    {(True, ()), (True, ("d", "m")), (False, ())},
+    *product((True,), ((), ("d",), ("m",), ("d", "m"))),
+    (False, ()),
 )
 def test_cotangents_inside_have_the_value_and_the_type_of_a_psum_by_hand(check, cast):
     over, names, types = mesh(d=4, m=2), ("d", "m"), {}
@@ -203,8 +223,11 @@ def test_cotangents_inside_have_the_value_and_the_type_of_a_psum_by_hand(check, 
         close(found[rule], found["by hand"])
 
 
-@pytest.mark.parametrize("rule", ["vjp", "jvp"])
-@pytest.mark.parametrize("way", ["pmap", "unchecked"])
+@some_slow(
+    ("way", "rule"),
+    {("pmap", "vjp"), ("unchecked", "jvp")},
+    *product(("pmap", "unchecked"), ("vjp", "jvp")),
+)
 def test_groups_normalize_among_themselves(way, rule):
     def local(x, gamma, y_bar, w):
         y, moments = batch_norm(
@@ -268,13 +291,17 @@ def test_an_axis_of_vmap_inside_checked_shard_map_is_refused_in_words(names):
     with pytest.raises(ValueError, match="axis of vmap inside shard_map.*check_vma=False"):
         run(out_specs=P(None, "d"))(x)
     if names != "v":
-        y = run(out_specs=P(None, "d"), check_vma=False)(x)
+        y = quick_jit(run(out_specs=P(None, "d"), check_vma=False))(x)
         close(y.reshape(B, C), reference.batch_norm(X)[0])
 
 
-@pytest.mark.parametrize("where", [None, WEIGHTS], ids=["none", "weights"])
-@pytest.mark.parametrize("check", [True, False])
-def test_one_collective_each_way(check, where):
+CHECKED_WEIGHTS = tuple(product((True, False), ("none", "weights")))
+QUICK_WEIGHTS = {(True, "weights"), (False, "none")}
+
+
+@some_slow(("check", "name"), QUICK_WEIGHTS, *CHECKED_WEIGHTS)
+def test_one_collective_each_way(check, name):
+    where = MASKS[name]
     rows, some = P("d"), () if where is None else (where,)
 
     def forward(x, gamma, beta, y_bar, *w):
@@ -332,9 +359,9 @@ def test_plain_jit_of_a_sharded_batch_is_right_and_communicates_little(rule):
     assert not counts
 
 
-@pytest.mark.parametrize("where", [None, WEIGHTS], ids=["none", "weights"])
-@pytest.mark.parametrize("check", [True, False])
-def test_single_precision_is_exact_under_an_offset(check, where, rng):
+@some_slow(("check", "name"), QUICK_WEIGHTS, *CHECKED_WEIGHTS)
+def test_single_precision_is_exact_under_an_offset(check, name, rng):
+    where = MASKS[name]
     rows, n = P("d"), 32 * B
     w = () if where is None else (np.repeat(where, 32, 0).astype(np.float32),)
     y_bar = rng.normal(size=(n, C)).astype(np.float32)

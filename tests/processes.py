@@ -79,8 +79,9 @@ def free_address():
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def check_on_eight_devices(file, mark="not slow", flags=""):
-    """Run a file of tests in a process that has eight devices."""
-    arguments = ["-m", "pytest", "-q", "-n0", "-m", mark, "--durations=20", TESTS / file]
+def check_on_eight_devices(*files, mark="not slow", flags=""):
+    """Run files of tests in a process that has eight devices."""
+    arguments = ["-m", "pytest", "-q", "-n0", "-m", mark, "--durations=20"]
+    arguments += [TESTS / file for file in files]
     out, _ = ended(python(*arguments, cwd=ROOT, **cpus(8, flags)))
     print(out)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quickly_compiled
 from processes import command, ended, until
 
 pytest.importorskip("orbax.checkpoint")
@@ -40,7 +41,8 @@ def task(three_classes):
 def whole(task, tmp_path_factory):
     """A run that nobody interrupted."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    assert run([*task, *FLAT, *EPOCHS, "--out", str(folder)]) == 0
+    with quickly_compiled():
+        assert run([*task, *FLAT, *EPOCHS, "--out", str(folder)]) == 0
     return folder
 
 
@@ -72,6 +74,7 @@ def same(folder, wanted):
     assert summaries[0]["finished"]
 
 
+@pytest.mark.usefixtures("quick_training")
 def test_a_killed_run_goes_on_to_the_same_bits(task, whole, tmp_path, capsys):
     folder = tmp_path / "run"
     with killed_before("bn", 4, torn='{"network": "bn", "epo'):
@@ -227,6 +230,7 @@ def test_a_full_disk_loses_nothing_that_stood(three):
     assert newest(three)[0].epoch == 1
 
 
+@pytest.mark.usefixtures("quick_training")
 def test_a_lost_network_stops_the_run_and_the_last_good_checkpoint_stays(task, tmp_path, capsys):
     arguments = [*task, *FLAT, "--cost", "squared_error", "--network", "baseline"]
     arguments += ["--learning-rate", "1e55", "--epochs", "9", "--checkpoint-every", "1"]

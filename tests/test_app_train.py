@@ -118,6 +118,7 @@ def test_a_run_repeats_to_the_last_bit(finished, tmp_path, capsys):
     assert "steps to 95 %" in out and str(tmp_path / "again") in out
 
 
+@pytest.mark.usefixtures("quick_training")
 def test_a_folder_in_use_is_refused_unless_overwritten(tmp_path, refused):
     (tmp_path / "metrics.jsonl").write_text("precious\n")
     (tmp_path / "notes.txt").write_text("mine\n")
@@ -128,6 +129,7 @@ def test_a_folder_in_use_is_refused_unless_overwritten(tmp_path, refused):
     assert len(metrics(tmp_path)) == 1 and (tmp_path / "notes.txt").read_text() == "mine\n"
 
 
+@pytest.mark.slow
 def test_a_binary_task_has_one_output(tmp_path, capsys):
     arguments = ["--data", "breast_cancer", "--network", "bn", "--epochs", "6", "--hidden", "8"]
     arguments += ["--statistics", "precise"]
@@ -143,6 +145,7 @@ def test_a_binary_task_has_one_output(tmp_path, capsys):
     assert figures["statistics"]["precise"]["test_accuracy"] == figures["final_test_accuracy"]
 
 
+@pytest.mark.usefixtures("quick_training")
 def test_regression_is_judged_by_its_cost(tmp_path, capsys):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(120, 3))

@@ -3,6 +3,7 @@ import re
 
 import jax
 import pytest
+from compiling import quick_flags
 from processes import command as start
 from processes import ended
 
@@ -29,7 +30,8 @@ def pretend(monkeypatch):
 
 
 def test_a_few_equations_hold_in_a_process_of_their_own():
-    out, err = ended(start("verify", "--only", "BN.2", "P.6", "E.3", "--cases", 2, "--json"))
+    arguments = ["--only", "BN.2", "P.6", "E.3", "--cases", 2, "--json"]
+    out, err = ended(start("verify", *arguments, XLA_FLAGS=quick_flags()))
     summary = json.loads(out)
     assert [one["tag"] for one in summary["identities"]] == ["BN.2", "P.6", "E.3"]
     assert [one["verdict"] for one in summary["identities"]] == ["holds", "holds", "claim refuted"]

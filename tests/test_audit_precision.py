@@ -64,7 +64,7 @@ def x(rng):
     [
         (swish, swish, "float32"),
         (swish, swish, "float64"),
-        (swish, None, "float32"),
+        pytest.param(swish, None, "float32", marks=pytest.mark.slow),
         (None, swish, "float32"),  # the forward of the rule, without what it saves
         (None, None, "float32"),
     ],
@@ -85,7 +85,11 @@ def test_whoever_means_it_says_so(x):
     assert report.ok and "coarsest epsilon found inside f: 0.0078" in report.notes[-1]
     # what errs by more than bfloat16 is refused all the same
     wrong = audit.make_compare(
-        coarse_residuals(swish), lambda x: 1.5 * swish(x), allow_coarse_derivatives=True, **QUICK
+        coarse_residuals(swish),
+        lambda x: 1.5 * swish(x),
+        allow_coarse_derivatives=True,
+        modes=("value", "vjp"),
+        transforms="jit",
     )
     assert {row.verdict for row in wrong(x).rows} == {"disagrees"}
 
@@ -177,11 +181,15 @@ class Recorder:
         recorder = self
 
         class Compiled:
+            seen = set()
+
             def trace(self, *args, **kwargs):
                 traced = compiled.trace(*args, **kwargs)
-                for platform in ("tpu", "cuda"):
-                    text = traced.lower(lowering_platforms=(platform,)).as_text()
-                    recorder.lowered.append((platform, text))
+                if (program := str(traced.jaxpr)) not in self.seen:  # lowered once
+                    self.seen.add(program)
+                    for platform in ("tpu", "cuda"):
+                        text = traced.lower(lowering_platforms=(platform,)).as_text()
+                        recorder.lowered.append((platform, text))
                 return traced
 
             def __call__(self, *args, **kwargs):

@@ -22,15 +22,27 @@ def test_costs_agree_with_optax(name):
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
-@pytest.mark.parametrize("where", [None, np.array([1, 0, 1, 1, 0]) > 0, rng.random(5)])
-@pytest.mark.parametrize("name", costs.COSTS)
-def test_the_output_error_is_u_minus_phi(name, where):
-    def cost(y):
-        return costs.mean(costs.get(name).per_sample(y, ONE_HOT), where)
+WHERE = {"none": None, "mask": np.array([1, 0, 1, 1, 0]) > 0, "weights": rng.random(5)}
 
-    error, gradient = quick_jit(
-        lambda y: (costs.output_error(name, y, ONE_HOT, where), jax.grad(cost)(y))
-    )(Y)
+
+@quick_jit
+def errors_and_gradients(y):
+    """Of every cost under every kind of weights, in one program."""
+
+    def both(name, where):
+        def cost(y):
+            return costs.mean(costs.get(name).per_sample(y, ONE_HOT), where)
+
+        return costs.output_error(name, y, ONE_HOT, where), jax.grad(cost)(y)
+
+    return {(name, kind): both(name, WHERE[kind]) for name in costs.COSTS for kind in WHERE}
+
+
+@pytest.mark.parametrize("kind", WHERE)
+@pytest.mark.parametrize("name", costs.COSTS)
+def test_the_output_error_is_u_minus_phi(name, kind):
+    where = WHERE[kind]
+    error, gradient = errors_and_gradients(Y)[name, kind]
     np.testing.assert_allclose(error, gradient, rtol=1e-11, atol=1e-15)
     w = np.ones(5) if where is None else where.astype(float)
     wanted = (costs.get(name).link(Y) - ONE_HOT) * (w / w.sum())[:, None]  # BL.3

@@ -5,8 +5,10 @@ from compiling import quick_flags
 from processes import TESTS, all_ended, check_on_eight_devices, cpus, free_address, python
 
 
-def test_all_checks_pass_on_eight_devices():
-    check_on_eight_devices("device_checks.py", flags=quick_flags())
+@pytest.mark.parametrize("mark", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_all_checks_pass_on_eight_devices(mark):
+    files = "device_checks.py", "data_parallel_checks.py"
+    check_on_eight_devices(*files, mark=mark, flags=quick_flags())
 
 
 @pytest.mark.slow

@@ -84,6 +84,7 @@ OF_COST = {
     "jacfwd of grad": lambda f: jax.jacfwd(jax.grad(f))(*ARGS),
     "jacrev of grad": lambda f: jax.jacrev(jax.grad(f))(*ARGS),
 }
+LARGE = ("hessian", "vmap of hessian", "jacfwd of grad", "jacrev of grad")  # programs
 IN_REVERSE = ("grad", "vmap of grad", "hessian", "forward over reverse", "reverse over reverse") + (
     "jacfwd of grad",
     "jacrev of grad",
@@ -101,20 +102,31 @@ def test_jvp_goes_in_every_mode(how):
     compare(FIRST[how], outputs, "jvp", W)
 
 
-@pytest.mark.parametrize("how", OF_COST)
+def large_ones_slow(names):
+    """By default second derivatives are taken along one direction, in every pair of modes."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in names]
+
+
+@pytest.mark.parametrize("how", large_ones_slow(OF_COST))
 def test_jvp_goes_in_every_mode_twice(how):
     compare(OF_COST[how], cost, "jvp", W)
 
 
-@pytest.mark.parametrize("how", IN_REVERSE)
+@pytest.mark.parametrize("how", large_ones_slow(IN_REVERSE))
 def test_vjp_goes_in_reverse_and_its_pull_back_in_every_mode(how):
     compare(OF_COST[how], cost, "vjp", W)
 
 
 def test_without_weights_it_is_the_same():
     compare(FIRST["jvp, linearize"], outputs, "jvp", None)
-    compare(OF_COST["hessian"], cost, "jvp", None)
-    compare(OF_COST["hessian"], cost, "vjp", None)
+    for rule in ("jvp", "vjp"):
+        compare(OF_COST["forward over reverse"], cost, rule, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["jvp", "vjp"])
+def test_without_weights_the_hessian_is_the_same(rule):
+    compare(OF_COST["hessian"], cost, rule, None)
 
 
 @pytest.mark.parametrize("push", ["jvp, linearize", "jacfwd"])
@@ -153,6 +165,15 @@ def test_the_three_rules_give_the_same_bits_of_y(shape, axis, dtype, rng):
             np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
+def saved_by(f, *args):
+    """The arrays that f's pull-back holds, as shapes: nothing is computed."""
+    return jax.tree.leaves(jax.eval_shape(lambda *args: jax.vjp(f, *args)[1], *args))
+
+
+def nbytes(a):
+    return a.size * a.dtype.itemsize
+
+
 @pytest.mark.parametrize("rule", ["vjp", "jvp"])
 @pytest.mark.parametrize(
     ("shape", "axis", "dtype"),
@@ -166,12 +187,11 @@ def test_the_three_rules_give_the_same_bits_of_y(shape, axis, dtype, rng):
 def test_of_x_s_size_only_x_is_saved(shape, axis, rule, dtype):
     x, channels = jnp.ones(shape, dtype), shape[axis]
     gamma = beta = jnp.ones(channels, jnp.float32)
-    _, pull_back = jax.vjp(lambda *a: batch_norm(*a, axis=axis, rule=rule)[0], x, gamma, beta)
-    leaves = [leaf for leaf in jax.tree.leaves(pull_back) if hasattr(leaf, "nbytes")]
+    leaves = saved_by(lambda *a: batch_norm(*a, axis=axis, rule=rule)[0], x, gamma, beta)
     large = [leaf for leaf in leaves if leaf.size > channels]
     assert [(leaf.size, leaf.dtype) for leaf in large] == [(x.size, x.dtype)]
     # γ, β, shift, remainder, σ², n and r at most, once more for the push-forward
-    assert sum(leaf.nbytes for leaf in leaves) <= x.nbytes + 10 * gamma.nbytes
+    assert sum(map(nbytes, leaves)) <= nbytes(x) + 10 * nbytes(gamma)
 
 
 def test_normalize_has_the_derivatives_of_its_formula_in_all_five():
@@ -188,6 +208,5 @@ def test_normalize_has_the_derivatives_of_its_formula_in_all_five():
 
 def test_normalize_saves_x_in_its_dtype_and_vectors():
     x, v = jnp.ones((512, 4), jnp.bfloat16), jnp.ones(4)
-    _, pull_back = jax.vjp(normalize, x, v, v, v, v)
-    leaves = [leaf for leaf in jax.tree.leaves(pull_back) if hasattr(leaf, "nbytes")]
+    leaves = saved_by(normalize, x, v, v, v, v)
     assert [leaf.dtype for leaf in leaves if leaf.size >= x.size] == [x.dtype]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from compiling import quick_jit
 
 from bnjax import Network, bn_apply, cost, fold, init, network, normalize, population
 from bnjax.training import measure_population
@@ -57,7 +58,7 @@ def seen(state, mean=0.5, var=2.0, remainder=0.0):
     )
 
 
-evaluate = jax.jit(lambda net, *args: bn_apply(net, *args, train=False)[0], static_argnums=0)
+evaluate = quick_jit(lambda net, *args: bn_apply(net, *args, train=False)[0], static_argnums=0)
 
 
 def test_a_network_evaluates_each_sample_alone_to_the_rounding_of_its_products(rng):
@@ -84,7 +85,7 @@ def test_half_precision_networks_keep_and_read_float32_statistics():
     half = partial(jax.tree.map, lambda a: a.astype(jnp.bfloat16))
     params, x = half(PARAMS), jnp.asarray(X, jnp.bfloat16)
     state = tuple(population.init(s.mean.shape, jnp.bfloat16) for s in UNSEEN)
-    _, state = jax.jit(lambda: bn_apply(NET, params, state, x, train=True))()
+    _, state = quick_jit(lambda: bn_apply(NET, params, state, x, train=True))()
     assert {s.mean.dtype for s in state} == {s.var.dtype for s in state} == {np.dtype("float32")}
     seen_by_first = np.asarray(x @ params[0].W, np.float64)
     np.testing.assert_allclose(state[0].mean, seen_by_first.mean(0), rtol=1e-6)
@@ -116,7 +117,7 @@ def test_statistics_of_no_batch_evaluate_to_nan_where_they_are_not_known():
     params, (unseen,) = init(net, jax.random.key(0))
     state = (seen((unseen,))[0]._replace(batches=jnp.array([1, 0, 1], jnp.int32)),)
     assert np.isnan(evaluate(net, params, state, X)).all(0).tolist() == [False, True, False]
-    W, b = jax.jit(lambda state: fold(net, params, state)[1])(state)[0]
+    W, b = quick_jit(lambda state: fold(net, params, state)[1])(state)[0]
     assert np.isnan(b).tolist() == [False, True, False]
     assert np.isnan(W).all(0).tolist() == [False, True, False]
 
@@ -177,7 +178,7 @@ def test_masked_batches_are_measured_without_what_is_masked():
 
 def test_measured_on_one_batch_evaluation_is_training():
     state = measure_population(NET, PARAMS, X)
-    trained = jax.jit(lambda: bn_apply(NET, PARAMS, UNSEEN, X, train=True)[0])()
+    trained = quick_jit(lambda: bn_apply(NET, PARAMS, UNSEEN, X, train=True)[0])()
     np.testing.assert_allclose(evaluate(NET, PARAMS, state, X), trained, rtol=1e-11, atol=1e-13)
 
 

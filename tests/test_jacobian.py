@@ -13,7 +13,7 @@ rng = np.random.default_rng(0)
 B, N_IN, N = 6, 4, 3
 X, T, GAMMA = (jnp.asarray(rng.normal(size=shape)) for shape in ((B, N), (B, N), N))
 U, W = jnp.asarray(rng.normal(size=(B, N_IN))), jnp.asarray(rng.normal(size=(N_IN, N)))
-EPS = pytest.mark.parametrize("eps", [0.0, 1e-5, 0.5])
+EPS = pytest.mark.parametrize("eps", [0.0, pytest.param(1e-5, marks=pytest.mark.slow), 0.5])
 GAMMAS = pytest.mark.parametrize("gamma", [None, GAMMA], ids=["no γ", "γ"])
 close = partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-13)
 

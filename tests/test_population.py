@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quick_jit
 
 from bnjax import batch_norm, population
 from bnjax.moments import Moments
@@ -16,7 +17,7 @@ def batches(rng, k, B=4, n=2):
     return x, [Moments(jnp.asarray(b.mean(0)), jnp.asarray(b.var(0)), jnp.full(n, B)) for b in x]
 
 
-update = jax.jit(population.update, static_argnames="decay")
+update = quick_jit(population.update, static_argnames="decay")
 
 
 def fed(moments, decay):
@@ -67,9 +68,8 @@ def test_a_batch_with_nan_is_skipped_and_counted(rng):
 def test_a_count_of_zero_or_one_changes_nothing(count, rng):
     _, moments = batches(rng, 1)
     before = fed(moments, 0.9)
-    after = population.update(
-        before, moments[0]._replace(mean=jnp.ones(2), count=jnp.full(2, count))
-    )
+    nothing = moments[0]._replace(mean=jnp.ones(2), count=jnp.full(2, count))
+    after = update(before, nothing, decay=0.9)
     for a, b in zip(before, after, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -153,10 +153,8 @@ def test_average_weighs_batches_alike_and_pool_weighs_samples_alike(rng):
 def test_weighted_batches_pool_to_the_weighted_data(rng):
     x, w = rng.normal(size=(3, 5, 2)) + 3, rng.uniform(0, 2, (3, 5, 1))
     w[0, 1] = 0
-    moments = [
-        batch_norm(jnp.asarray(a), where=jnp.asarray(b))[1] for a, b in zip(x, w, strict=True)
-    ]
-    pool = population.pool(jax.tree.map(lambda *m: jnp.stack(m), *moments))
+    of_each = quick_jit(jax.vmap(lambda x, w: batch_norm(x, where=w)[1]))
+    pool = population.pool(of_each(x, w))
     mean = (w * x).sum((0, 1)) / w.sum()
     var = (w * (x - mean) ** 2).sum((0, 1)) / w.sum()
     np.testing.assert_allclose(pool, [mean, var], rtol=1e-13)

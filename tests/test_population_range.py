@@ -176,6 +176,7 @@ def test_what_came_before_is_forgotten_at_the_rate_of_d():
     close(state.var, wanted, 2 * ULPS)
 
 
+@pytest.mark.slow
 def test_a_pool_of_a_million_batches_counts_and_weighs_them_all(rng):
     n = np.full((MILLION, 3), 1001, np.float32)  # sums to no float that holds every unit
     n[:, 1] = rng.uniform(0.5, 2, MILLION)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiling import quickly_compiled
 
 from bnjax import Network, training
 from bnjax.training import sweeps
@@ -50,7 +51,8 @@ def alone(row, seed):
 @pytest.fixture(scope="module")
 def one_by_one():
     reports = []
-    found = swept(None, report=lambda *counts: reports.append(counts))
+    with quickly_compiled():
+        found = swept(None, report=lambda *counts: reports.append(counts))
     assert found.at_once == 1  # what a CPU is best at
     assert reports == [(n, 12) for n in range(1, 13)]
     return found
@@ -59,7 +61,8 @@ def one_by_one():
 @pytest.fixture(scope="module")
 def side_by_side():
     reports = []
-    found = swept(5, epochs_per_call=2, report=lambda *counts: reports.append(counts))
+    with quickly_compiled():
+        found = swept(5, epochs_per_call=2, report=lambda *counts: reports.append(counts))
     assert found.at_once == 3  # two parts of six networks, none half empty
     assert reports == [(6, 12), (12, 12)]
     return found
@@ -72,6 +75,7 @@ def test_networks_side_by_side_are_those_one_after_the_other(one_by_one, side_by
         chex.assert_trees_all_close(*pick, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.usefixtures("quick_training")
 def test_each_network_is_the_one_trained_alone(one_by_one):
     row, seed = 1, 0
     got = jax.tree.map(lambda a: a[row, seed], (one_by_one.train_state, one_by_one.costs))
@@ -91,6 +95,7 @@ def test_what_diverged_is_marked_with_its_first_epoch(one_by_one, side_by_side):
         assert not np.isfinite(found.costs[2, :, 1]).any()
 
 
+@pytest.mark.usefixtures("quick_training")
 def test_divergence_after_the_first_epoch_is_dated():
     net = Network((4, 2), norm=False, cost="squared_error")
     rates = jnp.array([1e200, 0.1])  # one finite cost, and then one step too far

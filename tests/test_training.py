@@ -37,10 +37,18 @@ def test_shuffle_deals_every_sample_once(key):
     assert training.shuffle(key, 8, 4).min() == 0
 
 
-@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
-@pytest.mark.parametrize("batch_size", [4, 11])
-def test_an_epoch_is_its_steps_with_the_last_batch_whole(key, net, batch_size):
-    optimizer = optax.sgd(0.5, momentum=0.9)
+@pytest.mark.usefixtures("quick_training")
+@pytest.mark.parametrize(
+    ("name", "batch_size"),
+    [
+        ("bn", 4),
+        ("baseline", 11),
+        pytest.param("bn", 11, marks=pytest.mark.slow),
+        pytest.param("baseline", 4, marks=pytest.mark.slow),
+    ],
+)
+def test_an_epoch_is_its_steps_with_the_last_batch_whole(key, name, batch_size):
+    net, optimizer = NETS[name], optax.sgd(0.5, momentum=0.9)
     order = training.shuffle(key, 11, batch_size)
     step = quick_jit(training.make_step(net, optimizer))
     one_by_one, wanted = training.init(net, optimizer, key), []
@@ -55,6 +63,7 @@ def test_an_epoch_is_its_steps_with_the_last_batch_whole(key, net, batch_size):
     )
 
 
+@pytest.mark.usefixtures("quick_training")
 def test_an_epoch_is_traced_once_and_its_state_is_donated(key):
     net, optimizer = NETS["bn"], optax.sgd(0.5)
     traces = []
@@ -107,6 +116,7 @@ def test_steps_map_over_seeds_and_learning_rates(key):
             )
 
 
+@pytest.mark.usefixtures("quick_training")
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 def test_training_lowers_the_cost(key, net):
     optimizer = optax.adam(0.05)
@@ -145,6 +155,7 @@ def copied(progress):
     return jax.tree.map(np.array, progress._replace(epoch=np.int32(progress.epoch)))
 
 
+@pytest.mark.usefixtures("quick_training")
 def test_a_run_is_its_epochs_traced_once_donated_and_evaluated(key):
     optimizer = optax.adam(0.05)
     epoch = training.make_epoch(NETS["bn"], optimizer)
@@ -193,6 +204,7 @@ def test_a_run_that_goes_on_has_the_bits_of_one_without_a_break(key):
     np.testing.assert_array_equal(whole[0].costs[2:], rest[0].costs)
 
 
+@pytest.mark.usefixtures("quick_training")
 def test_a_stream_of_batches_trains_as_the_data_on_the_device(key):
     optimizer = optax.sgd(0.5)
 
@@ -223,7 +235,7 @@ def test_prefetch_is_so_many_batches_ahead():
     assert seen == [(0, 3), (1, 4), (2, 5), (3, 5), (4, 5)]
 
 
-@pytest.mark.slow  # eight devices are looked at by default: test_data_parallel
+@pytest.mark.slow  # eight devices are looked at by default: test_devices
 def test_a_batch_spread_over_a_mapped_axis_is_one_batch(key):
     optimizer = optax.sgd(0.3)
     where = jnp.arange(10) < 7  # the second half has but two

@@ -111,29 +111,50 @@ AROUND = {
 }
 
 
+def compiled(f):
+    return quick_jit(f)(*ARGS)
+
+
 @pytest.mark.parametrize(("rule", "where"), CASES)
 def test_the_vmap_may_stand_anywhere(rule, where):
     f, whole = spread(rule, where), plain(where)
-    each = [gradient(around(cost(f))) for around in AROUND.values()]
-    wanted = gradient(cost(whole))(*ARGS)
-    close(f(*ARGS), whole(*ARGS))
-    for got in [one(*ARGS) for one in each]:  # eagerly
-        close(got, wanted)
-    compiled = quick_jit(lambda *args: [one(*args) for one in (*each, gradient(in_vmap(cost(f))))])
-    close(compiled(*ARGS), [wanted] * (len(each) + 1))
+    each = [gradient(around(cost(f))) for around in (*AROUND.values(), in_vmap)]
+    wanted = compiled(lambda *args: (whole(*args), gradient(cost(whole))(*args)))
+    y_and_moments, *grads = compiled(lambda *args: (f(*args), *(one(*args) for one in each)))
+    close(y_and_moments, wanted[0])
+    close(grads, [wanted[1]] * len(each))
+
+
+@pytest.mark.parametrize(
+    "around",
+    ["nothing", *(pytest.param(a, marks=pytest.mark.slow) for a in AROUND if a != "nothing")],
+)
+@pytest.mark.parametrize(("rule", "where"), CASES)
+def test_without_jit_it_may_stand_anywhere(rule, where, around):
+    f, whole = spread(rule, where), plain(where)
+    wanted = compiled(lambda *args: (whole(*args), gradient(cost(whole))(*args)))
+    close(f(*ARGS), wanted[0])
+    close(gradient(AROUND[around](cost(f)))(*ARGS), wanted[1])
+
+
+def ways(f):
+    return second(f), pushed(gradient(f)), pushed(f), gradient(pushed(jax.checkpoint(f)))
 
 
 @pytest.mark.parametrize(("rule", "where"), CASES)
 def test_second_derivatives_and_forward_mode(rule, where):
-    def ways(f):
-        return second(f), pushed(gradient(f)), pushed(f), gradient(pushed(jax.checkpoint(f)))
+    def all_ways(f):
+        return compiled(lambda *args: [way(*args) for way in ways(f)])
 
-    def compiled(f):
-        return quick_jit(lambda *args: [way(*args) for way in ways(f)])(*ARGS)
+    close(all_ways(cost(spread(rule, where))), all_ways(cost(plain(where))))
 
-    f, wanted = cost(spread(rule, where)), compiled(cost(plain(where)))
-    close(compiled(f), wanted)
-    close([way(*ARGS) for way in ways(f)[:2]], wanted[:2])  # eagerly
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rule", "where"), CASES)
+def test_second_derivatives_without_jit(rule, where):
+    f, whole = cost(spread(rule, where)), cost(plain(where))
+    wanted = compiled(lambda *args: [way(*args) for way in ways(whole)[:2]])
+    close([way(*ARGS) for way in ways(f)[:2]], wanted)
 
 
 def test_by_hand_there_is_one_rule():
@@ -166,13 +187,13 @@ def test_a_gradient_inside_the_vmap_is_that_of_all_costs(rule):
 def test_every_element_may_have_its_own_scale_and_shift(rule, rng):
     args = X, *rng.normal(size=(2, D, C))
     got = quick_jit(gradient(cost(spread(rule, WEIGHTS))))(*args)
-    close(got, gradient(cost(plain(WEIGHTS)))(*args))
+    close(got, quick_jit(gradient(cost(plain(WEIGHTS))))(*args))
 
 
 def test_what_is_hidden_reaches_nothing():
     hidden = np.where(WEIGHTS > 0, X, np.nan), GAMMA, BETA
     got = quick_jit(gradient(cost(spread("vjp", WEIGHTS))))(*hidden)
-    close(got, gradient(cost(plain(WEIGHTS)))(*ARGS))
+    close(got, compiled(gradient(cost(plain(WEIGHTS)))))
 
 
 @pytest.mark.parametrize("rule", RULES)

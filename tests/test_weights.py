@@ -1,6 +1,6 @@
 """Weights are importance weights: their scale does not matter, and what is none is refused."""
 
-from functools import partial
+from functools import cache, partial
 from itertools import product
 
 import jax
@@ -30,6 +30,14 @@ RULES = ("vjp", "jvp", "autodiff")
 NETS = {"bn": Network((3, 4, 2)), "baseline": Network((3, 4, 2), norm=False)}
 NO_WEIGHTS = {"negative": -1.0, "infinite": np.inf, "NaN": np.nan}
 single = partial(jax.tree.map, lambda a: a.astype(np.float32) if a.dtype == np.float64 else a)
+
+
+@cache  # compiled once for all tests: they have the same shapes and dtypes
+def step_of(name, gradient="rule"):
+    """A step with this gradient, and where it starts."""
+    net, optimizer = NETS[name], optax.sgd(0.3)
+    start = single(start_of(net, optimizer, jax.random.key(0)))
+    return quick_jit(make_step(net, optimizer, gradient=gradient)), start
 
 
 def update(moments):
@@ -145,30 +153,24 @@ def test_neither_scale_is_limited_by_the_other(c, size):
 
 @pytest.mark.parametrize("gradient", ["rule", "hand", "autodiff"])
 @pytest.mark.parametrize("name", NETS)
-def test_a_step_is_free_of_the_weights_scale(name, gradient, key):
-    net, optimizer = NETS[name], optax.sgd(0.3)
-    start = single(start_of(net, optimizer, key))
-    step = quick_jit(make_step(net, optimizer, gradient=gradient))
+def test_a_step_is_free_of_the_weights_scale(name, gradient):
+    step, start = step_of(name, gradient)
     for c in SCALES:
         check_scale(c, lambda w: step(start, X, TARGETS, w))
 
 
-def test_a_sweep_over_scales_is_one_network_many_times(key):
-    net = NETS["bn"]
-    start = single(start_of(net, optax.sgd(0.3), key))
-    step = make_step(net, optax.sgd(0.3))
-    many = quick_jit(jax.vmap(step, (None, None, None, 0)))
+def test_a_sweep_over_scales_is_one_network_many_times():
+    step, start = step_of("bn")
+    many = quick_jit(jax.vmap(make_step(NETS["bn"], optax.sgd(0.3)), (None, None, None, 0)))
     found = many(start, X, TARGETS, np.float32(SCALES)[:, None] * W)
-    wanted = quick_jit(step)(start, X, TARGETS, W)
+    wanted = step(start, X, TARGETS, W)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         for one in a:
             assert relative(one, b) <= 2e-6
 
 
-def test_a_scaled_mask_leaves_the_rows_out(key):
-    net, optimizer = NETS["bn"], optax.sgd(0.3)
-    start = single(start_of(net, optimizer, key))
-    step = quick_jit(make_step(net, optimizer))
+def test_a_scaled_mask_leaves_the_rows_out():
+    step, start = step_of("bn")
     x = np.where(MASK[:, None], X, np.float32(np.nan))
     wanted = step(start, X[MASK], TARGETS[MASK])
     for c in SCALES:
@@ -177,17 +179,24 @@ def test_a_scaled_mask_leaves_the_rows_out(key):
             assert relative(a, b) <= 2e-6
 
 
-@pytest.mark.parametrize("c", [1e-30, 1e30])
-def test_costs_errors_and_angles_are_free_of_the_weights_scale(c, key):
+@quick_jit
+def cost_and_errors(w):
+    errors = {name: costs.output_error(name, X[:, :2], TARGETS, w) for name in costs.COSTS}
+    return costs.mean(jnp.asarray(X[:, 0]), w), errors
+
+
+@quick_jit
+def angles_of_the_first_layer(w):
     net = NETS["bn"]
-    params, _ = single(init(net, key))
-    values = jnp.asarray(X[:, 0])
-    check_scale(c, lambda w: costs.mean(values, w))
-    for name in costs.COSTS:
-        check_scale(c, lambda w, name=name: costs.output_error(name, X[:, :2], TARGETS, w))
-    angles = quick_jit(lambda w: geometry.observe(net, params, X, TARGETS, where=w))
-    kept = ("cos1", "cos2", "cos3", "sd_x", "rho")
-    check_scale(c, lambda w: [[getattr(one, f) for f in kept] for one in angles(w)[:1]], bound=1e-5)
+    params, _ = single(init(net, jax.random.key(0)))
+    angles = geometry.observe(net, params, X, TARGETS, where=w)[0]
+    return [getattr(angles, name) for name in ("cos1", "cos2", "cos3", "sd_x", "rho")]
+
+
+@pytest.mark.parametrize("c", [1e-30, 1e30])
+def test_costs_errors_and_angles_are_free_of_the_weights_scale(c):
+    check_scale(c, cost_and_errors)
+    check_scale(c, angles_of_the_first_layer, bound=1e-5)
 
 
 def test_pools_and_measured_statistics_are_free_of_the_weights_scale(key):
@@ -273,18 +282,18 @@ def test_integers_are_weights_too():
         batch_norm(X, where=np.where(whole == 2, -2, whole)[:, None])
 
 
+@partial(quick_jit, static_argnums=2)
+def both_ways(x, w, rule):
+    (y, moments), pull = jax.vjp(lambda x: batch_norm(x, where=w, rule=rule), x)
+    return y, pull((y, jax.tree.map(jnp.zeros_like, moments)))[0], moments, update(moments)
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("kind", NO_WEIGHTS)
 def test_what_is_no_weight_makes_its_channel_nan_where_it_is_traced(kind, rule):
     w = np.broadcast_to(W[:, None], X.shape).copy()
     w[1, 1] = NO_WEIGHTS[kind]
-
-    @quick_jit
-    def run(x, w):
-        (y, moments), pull = jax.vjp(lambda x: batch_norm(x, where=w, rule=rule), x)
-        return y, pull((y, jax.tree.map(jnp.zeros_like, moments)))[0], moments, update(moments)
-
-    y, x_bar, moments, state = run(X, w)
+    y, x_bar, moments, state = both_ways(X, w, rule)
     for a in (y, x_bar):
         assert np.isnan(a[W > 0]).all(0).tolist() == [False, True, False]
         assert np.isfinite(a[:, [0, 2]]).all()
@@ -296,10 +305,8 @@ def test_what_is_no_weight_makes_its_channel_nan_where_it_is_traced(kind, rule):
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("gradient", ["rule", "hand"])
-def test_what_is_no_weight_makes_cost_and_gradient_nan_where_it_is_traced(name, gradient, key):
-    net, optimizer = NETS[name], optax.sgd(0.3)
-    start = start_of(net, optimizer, key)
-    step = quick_jit(make_step(net, optimizer, gradient=gradient))
+def test_what_is_no_weight_makes_cost_and_gradient_nan_where_it_is_traced(name, gradient):
+    step, start = step_of(name, gradient)
     for wrong in NO_WEIGHTS.values():
         w = W.copy()
         w[1] = wrong

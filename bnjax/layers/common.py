@@ -7,7 +7,7 @@ with the moments of the others (BN.2, BN.3), as all frameworks do.
 
 from collections.abc import Sequence
 from operator import index
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ import bnjax
 from bnjax import Moments, population
 from bnjax.layout import accumulator_dtype
 from bnjax.population import Pool
+
+Tree = TypeVar("Tree")
 
 
 def feature_axes(axis: int | Sequence[int], ndim: int) -> tuple[int, ...]:
@@ -56,6 +58,16 @@ def is_complex(*values: Any) -> bool:
     """
     dtypes = (getattr(value, "dtype", value) for value in values if value is not None)
     return any(jnp.issubdtype(jnp.dtype(dtype), jnp.complexfloating) for dtype in dtypes)
+
+
+def mean_dtype(x: Array) -> jnp.dtype:
+    """Return the dtype of `jnp.mean(x)`: x's own, or a floating one for an integer x.
+
+    Example:
+        >>> print(mean_dtype(jnp.ones(2, jnp.int8)))
+        float32
+    """
+    return jax.eval_shape(jnp.mean, x).dtype
 
 
 def weights(mask: ArrayLike | None) -> Array | None:
@@ -200,6 +212,8 @@ def update_statistics(
         >>> print(*update_statistics(jnp.zeros(2), jnp.ones(2), batch, 0.5))
         [1. 0.] [2.5 1. ]
     """
+    moments = Moments(*(m.reshape(mean.shape) for m in moments if m is not None))
+    moments = sharded_like(moments, mean)
     taken = has_statistics(moments)
     pairs = ((mean, moments.mean), (var, moments.var))
     mean, var = (_average(old, new, taken, momentum) for old, new in pairs)
@@ -214,6 +228,17 @@ def has_statistics(moments: Moments) -> Array:
         [ True False]
     """
     return (moments.count > 0) & jnp.isfinite(moments.mean) & jnp.isfinite(moments.var)
+
+
+def sharded_like(statistics: Tree, other: Array) -> Tree:
+    """Return statistics that lie on an explicit mesh as another one does.
+
+    A batch's moments are to lie as the running statistics do: a scan can carry those then.
+    """
+    spec = jax.typeof(other).sharding.spec
+    return jax.tree.map(
+        lambda a: a if jax.typeof(a).sharding.spec == spec else reshard(a, spec), statistics
+    )
 
 
 def add_to_pool(pool: Pool, moments: Moments) -> Pool:
@@ -242,10 +267,10 @@ def add_offset(
 def _average(old: Array, new: Array, taken: Array, momentum: ArrayLike) -> Array:
     # `old` as it is, sharded by type as it is: `new` may be so otherwise
     keep, add = (
-        jnp.where(taken, weight, otherwise).astype(old.dtype).reshape(old.shape)
+        jnp.where(taken, weight, otherwise).astype(old.dtype)
         for weight, otherwise in ((momentum, 1), (1 - momentum, 0))
     )
-    new = jnp.where(taken, new, 0).astype(old.dtype).reshape(old.shape)
+    new = jnp.where(taken, new, 0).astype(old.dtype)
     average, spec = keep * old + add * new, jax.typeof(old).sharding.spec
     return average if jax.typeof(average).sharding.spec == spec else reshard(average, spec)
 
@@ -264,9 +289,9 @@ def _with_both_kinds_of_axes(
     x: Array, axis: tuple[int, ...], *vectors: Array | None
 ) -> tuple[Array, tuple[int, ...], tuple[Any, ...]]:
     """Return x with at least one sample and one feature axis, its feature axes, and the vectors."""
+    if len(axis) == x.ndim:
+        x, axis = x[None], tuple(a + 1 for a in axis)
     if not axis:
         x, axis = x[..., None], (x.ndim,)
-    elif len(axis) == x.ndim:
-        x, axis = x[None], tuple(a + 1 for a in axis)
     shape = [x.shape[a] for a in axis]
     return x, axis, tuple(v if v is None else v.reshape(shape) for v in vectors)
