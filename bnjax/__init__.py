@@ -12,6 +12,7 @@ from bnjax.norm import batch_norm, normalize
 
 if TYPE_CHECKING:
     from bnjax import (
+        accumulation,
         activations,
         audit,
         backprop,
@@ -44,6 +45,7 @@ __all__ = [
     "Moments",
     "Network",
     "NormDense",
+    "accumulation",
     "activations",
     "apply",
     "audit",

@@ -151,21 +151,28 @@ def reread_batch(x: Array, split: SplitMoments, reader: Reader) -> tuple[Array, 
 def combine_devices(split: SplitMoments, eps: float, axes: Axes) -> SplitMoments:
     """Combine the moments of each device's samples into those of all, by one all_gather.
 
-    Device k holds mini-batch k. With p_k = n_k/n and ξ = Σ_k p_k ξ_k:
+    Six numbers per channel travel from each device.
+    """
+    if not axes.names:
+        return split
+    gathered = collectives.gather(jnp.stack(split), axes)
+    return combine_batches(SplitMoments(*jnp.moveaxis(gathered, 1, 0)), eps)
+
+
+def combine_batches(parts: SplitMoments, eps: float) -> SplitMoments:
+    """Combine the moments of mini-batches, (N_B, channels) each, into those of all their samples.
+
+    With p_k = n_k/n and ξ = Σ_k p_k ξ_k:
 
         μ_k − ξ = (ξ_k − ξ) + e_k
     ==> μ = ξ + e,  e = Σ_k p_k (μ_k − ξ)                                                 (P.5)
     ==> a² σ² = Σ_k p_k [(a/a_k)² a_k² σ_k² + a² (μ_k − μ)²]                              (P.5)
 
-    a is chosen anew, near 1/max(σ_k, |μ_k − μ|, √ε); ν is `combine_effective_counts`. Six numbers
-    per channel travel from each device.
+    a is chosen anew, near 1/max(σ_k, |μ_k − μ|, √ε); ν is `combine_effective_counts`.
 
     Source: Chan, Golub & LeVeque 1983.
     """
-    if not axes.names:
-        return split
-    gathered = collectives.gather(jnp.stack(split), axes)
-    s, rem, a, var, n, effective = jnp.moveaxis(gathered, 1, 0)
+    s, rem, a, var, n, effective = parts
     count = jnp.sum(n, 0)
     p = n / jnp.where(count > 0, count, 1)[None]
     shift = lax.stop_gradient(jnp.sum(p * s, 0))

@@ -27,6 +27,7 @@ FLOORS = (
     "population",
     "jacobian",
     "matrix",
+    "accumulation",
     "costs",
     "activations",
     "ghost",

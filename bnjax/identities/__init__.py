@@ -1,11 +1,11 @@
 """Every equation that bnjax implements, as two sides that must agree.
 
 Each has a tag (D.4) by which code, documentation and notebooks cite it. The equations stand in
-`baseline` and `descent` (BL), `normalization` (BN), `derivatives`, `layers` and `samples` (D),
-`population` and `draws` (P), `renormalization` (R), `geometry` and `propagation` (G),
-`errata_insights`, `errata_notes` and `errata_lectures` (E), one `Identity` each, with its formula,
-derivation, source and check. `notation` defines the symbols, `sources` the sources, and `sheet`
-prints all of it as one document.
+`baseline` and `descent` (BL), `normalization` (BN), `derivatives`, `layers`, `samples` and
+`accumulation` (D), `population` and `draws` (P), `renormalization` (R), `geometry` and
+`propagation` (G), `errata_insights`, `errata_notes` and `errata_lectures` (E), one `Identity` each,
+with its formula, derivation, source and check. `notation` defines the symbols, `sources` the
+sources, and `sheet` prints all of it as one document.
 """
 
 from typing import NamedTuple
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from bnjax.identities import (
+    accumulation,
     baseline,
     derivatives,
     descent,
@@ -46,17 +47,9 @@ __all__ = [
 ]
 
 _MODULES = (
-    *(baseline, descent, normalization, derivatives, layers, samples),
-    *(
-        population,
-        draws,
-        renormalization,
-        geometry,
-        propagation,
-        errata_insights,
-        errata_notes,
-        errata_lectures,
-    ),
+    *(baseline, descent, normalization, derivatives, layers, samples, accumulation),
+    *(population, draws, renormalization, geometry, propagation),
+    *(errata_insights, errata_notes, errata_lectures),
 )
 
 GROUPS = {

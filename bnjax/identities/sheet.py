@@ -30,8 +30,8 @@ _CONVENTIONS = """\
 How to read a formula:
 
 - The mean ⟨t⟩ is weighted, everywhere. Without sample weights w = 1 and n = B. A formula with B in
-  it is written for equal weights, and so is every x̄ but those of D.7 and D.17. D.17 says what
-  unequal weights change.
+  it is written for equal weights, and so is every x̄ but those of D.7, D.17 and D.18. D.17 says
+  what unequal weights change.
 - Bars are cotangents, x̄ = ∂C/∂x; dots are tangents. For y both ȳ and Δ are in use: ȳ where one
   layer is meant, Δ in a network.
 - What has one value per neuron (γ, r, μ) multiplies what has one per sample and neuron (x̂, t)

@@ -85,47 +85,64 @@ def pull_back(
     config: RuleConfig, residuals: Residuals, bars: tuple[Array, Moments]
 ) -> tuple[Array, Array | None, Array | None, None, None, None]:
     """Pull cotangents of (y, moments) back to (x, γ, β, weights, guess, given statistics)."""
-    features, axes = config.features, config.axes
-    x, gamma, beta, weights, split, inv_std, correction = residuals
+    _, gamma, beta, _, split, inv_std, correction = residuals
     y_bar, (mean_bar, var_bar, *_) = bars
-    scale = kernel.scale(corrected(gamma, correction)[0], inv_std * split.unit)  # γ r, γ λ r
-
-    def masked(layout: Layout) -> tuple[Array, Array, Array | None, Array | None]:
-        return masked_pair(config, layout, y_bar, x, weights, inv_std.dtype)
-
-    def sums(layout: Layout) -> tuple[Projections, Array]:
-        """Return Σ ȳ⁺, Σ ȳ⁺ (z − a e) and β̄."""
-        t_plus, view, *_ = masked(layout)
-        inner = kernel.inner_products(t_plus, view, split, layout)
-        if weights is None or config.masked == "normalize":
-            return inner, inner.ones
-        return inner, layout.sum(layout.view(y_bar).astype(inv_std.dtype))  # some y are β alone
-
+    scale = _scale(residuals)
     (inner, beta_bar), c = collectives.sum_pulled_back(
-        by_platform(x, features, sums),
+        pull_back_sums(config, residuals, y_bar),
         lambda inner: kernel.coefficients(inner, scale, inv_std),  # −γ r Σ ȳ⁺ …: D.17
         Projections(mean_bar, 2 * var_bar / split.unit),  # + μ̄, + 2 σ̄²/a: D.7
         (gamma, beta, *(correction or ())),  # all that may differ between devices
-        axes,
+        config.axes,
     )
-
-    def pulled(layout: Layout) -> Array:
-        """Return γ r ȳ⁺ + (w/n) [c₁ + c₂ (z − a e)]: D.7, D.17."""
-        t_plus, view, w, _ = masked(layout)
-        p = None if w is None else moments.fractions(w, split.count, layout)
-        mean_c = c if p is not None else kernel.average(c, split.count)
-        x_bar = kernel.apply_kernel(t_plus, view, split, scale, mean_c, layout, p)
-        return x_bar.astype(x.dtype).reshape(x.shape)
-
     gamma_bar = inv_std * inner.deviations  # q Σ ȳ⁺ (z − a e): D.5
     return (
-        by_platform(x, features, pulled),
+        pull_back_samples(config, residuals, y_bar, c),
         None if gamma is None else corrected_cotangent(gamma_bar, inner.ones, correction),
         None if beta is None else beta_bar,  # Σ ȳ: D.5
         None,  # weights are constants
         None,  # the guess influences nothing but rounding
         None,  # λ and τ are constants
     )
+
+
+def pull_back_sums(
+    config: RuleConfig, residuals: Residuals, y_bar: Array
+) -> tuple[Projections, Array]:
+    """Return what the pull-back sums over this device's samples: Σ ȳ⁺, Σ ȳ⁺ (z − a e), and β̄."""
+    x, _, _, weights, split, inv_std, _ = residuals
+
+    def sums(layout: Layout) -> tuple[Projections, Array]:
+        t_plus, view, *_ = masked_pair(config, layout, y_bar, x, weights, inv_std.dtype)
+        inner = kernel.inner_products(t_plus, view, split, layout)
+        if weights is None or config.masked == "normalize":
+            return inner, inner.ones
+        return inner, layout.sum(layout.view(y_bar).astype(inv_std.dtype))  # some y are β alone
+
+    return by_platform(x, config.features, sums)
+
+
+def pull_back_samples(
+    config: RuleConfig, residuals: Residuals, y_bar: Array, c: Projections
+) -> Array:
+    """Return x̄ = γ r ȳ⁺ + (w/n) [c₁ + c₂ (z − a e)]: D.7, D.17."""
+    x, _, _, weights, split, inv_std, _ = residuals
+    scale = _scale(residuals)
+
+    def pulled(layout: Layout) -> Array:
+        t_plus, view, w, _ = masked_pair(config, layout, y_bar, x, weights, inv_std.dtype)
+        p = None if w is None else moments.fractions(w, split.count, layout)
+        mean_c = c if p is not None else kernel.average(c, split.count)
+        x_bar = kernel.apply_kernel(t_plus, view, split, scale, mean_c, layout, p)
+        return x_bar.astype(x.dtype).reshape(x.shape)
+
+    return by_platform(x, config.features, pulled)
+
+
+def _scale(residuals: Residuals) -> Array:
+    """Return γ r, or γ λ r."""
+    gamma = corrected(residuals.gamma, residuals.correction)[0]
+    return kernel.scale(gamma, residuals.inv_std * residuals.split.unit)
 
 
 _pull_back_jitted = jax.jit(pull_back, static_argnums=0)  # one program for an eager caller

@@ -1,11 +1,12 @@
 """Training: steps, epochs, whole runs, sweeps, on one device or many.
 
-The modules: `steps` (one update), `epochs` (one pass over the data, one compiled program), `runs`
-(many epochs, k of them per call), `streams` (data that do not fit on the device), `sweeps` (many
-networks at once), `devices` (data spread over a mesh), `inference` (statistics for inference,
-measured after training).
+The modules: `steps` (one update), `accumulation` (one update from several micro-batches), `epochs`
+(one pass over the data, one compiled program), `runs` (many epochs, k of them per call), `streams`
+(data that do not fit on the device), `sweeps` (many networks at once), `devices` (data spread over
+a mesh), `inference` (statistics for inference, measured after training).
 """
 
+from bnjax.training.accumulation import make_accumulating_step
 from bnjax.training.devices import copy_everywhere, data_mesh, local_rows, spread
 from bnjax.training.epochs import make_epoch, shuffle
 from bnjax.training.inference import measure_population
@@ -27,6 +28,7 @@ __all__ = [
     "fit_batches",
     "init",
     "local_rows",
+    "make_accumulating_step",
     "make_epoch",
     "make_step",
     "measure_population",

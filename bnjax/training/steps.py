@@ -160,14 +160,14 @@ def make_step(
 def build_step(config: StepConfig, optimizer: optax.GradientTransformation) -> Step:
     """Return the step that `make_step` documents."""
     _check_config(config)
-    differentiate = _differentiate_by_hand if config.gradient == "hand" else _differentiate_by_jax
+    differentiate = _differentiate_by_hand if config.gradient == "hand" else differentiate_by_jax
     axis_name = config.axis_name
     across = axis_name is not None
 
     def step(
         train_state: TrainState, x: Array, targets: Array, where: Array | None = None
     ) -> tuple[TrainState, Array]:
-        params, state, opt_state, count = train_state
+        params, state, *_ = train_state
         _check_arguments(config, params, state, x, targets, where)
         local = collectives.as_device_local(params, axis_name) if across else params
         (cost, moments), grads = differentiate(config, local, state, x, targets, where)
@@ -175,11 +175,19 @@ def build_step(config: StepConfig, optimizer: optax.GradientTransformation) -> S
             cost, grads = lax.psum((cost, grads), axis_name)
         separate = axis_name if across and not config.sync_statistics else None
         state = network.update_statistics(config.net, state, moments, separate)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        params = cast("Params", optax.apply_updates(params, updates))
-        return TrainState(params, state, opt_state, count + 1), cost
+        return apply_gradient(optimizer, train_state, state, grads), cost
 
     return step
+
+
+def apply_gradient(
+    optimizer: optax.GradientTransformation, train_state: TrainState, state: State, grads: Params
+) -> TrainState:
+    """Update the parameters with one gradient; `state` are the new statistics for inference."""
+    params, _, opt_state, count = train_state
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    params = cast("Params", optax.apply_updates(params, updates))
+    return TrainState(params, state, opt_state, count + 1)
 
 
 def _check_config(config: StepConfig) -> None:
@@ -214,7 +222,7 @@ def _check_arguments(
         several_samples(function, x, (1,))
 
 
-def _differentiate_by_jax(
+def differentiate_by_jax(
     config: StepConfig,
     params: Params,
     state: State,
@@ -248,7 +256,7 @@ def _differentiate_by_hand(
     targets: Array,
     where: Array | None,
 ) -> tuple[tuple[Array, tuple[Moments, ...]], Params]:
-    """Return the same as `_differentiate_by_jax`, by `backprop`."""
+    """Return the same as `differentiate_by_jax`, by `backprop`."""
     net = config.net
     (cost, moments), grads = backprop.value_moments_and_grad(net, params, x, targets, where=where)
     if config.axis_name is not None:
