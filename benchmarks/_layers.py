@@ -39,6 +39,18 @@ def ours(x, gamma, beta, *, axis, axis_name=None, rule="vjp", library=bnjax):
     return library.batch_norm(x, gamma, beta, **options)[0]
 
 
+def renorm(x, gamma, beta, *, axis, axis_name=None, rule="vjp", library=bnjax):
+    options = {"axis": axis, "axis_name": axis_name, "rule": rule, "eps": EPS}
+    # whatever is known when the program runs
+    return library.renorm(x, (beta, gamma**2), gamma, beta, **options)[0]
+
+
+def ghosts(x, gamma, beta, *, axis, axis_name=None, groups=8):
+    """Groups of an eighth of the batch, each device's by themselves whatever the axis name."""
+    options = {"size": -(-len(x) // groups), "axis": axis, "eps": EPS}
+    return bnjax.ghost_batch_norm(x, gamma, beta, **options)[0]
+
+
 def evaluate_ours(x, mean, var, gamma, beta, *, axis):
     return bnjax.normalize(x, mean, var, gamma, beta, axis=axis, eps=EPS)
 
@@ -159,6 +171,8 @@ def evaluate_plain(x, mean, var, gamma, beta, *, axis):
 LAYERS = {
     "bnjax": Layer(ours, "bnjax", evaluate_ours),
     "bnjax, rule jvp": Layer(partial(ours, rule="jvp"), "bnjax", None),
+    "bnjax.renorm": Layer(renorm, "bnjax", None),
+    "bnjax, ghosts": Layer(ghosts, "bnjax", None),
     "bnjax.layers.linen": Layer(
         partial(flax_linen, module=LINEN), "flax", partial(evaluate_flax, module=LINEN)
     ),

@@ -101,6 +101,17 @@ def normalizations(bnjax: ModuleType) -> Iterator[tuple[str, Program]]:
         several = differentiated(bnjax, rule=rule, axis=(1, 3))
         x4, c4 = draw(8, 4, 6, 5), draw(4, 5)
         yield f"axes {rule}", Program(several, (x4, c4, c4, draw(8, 4, 6, 5, seed=1)))
+    if hasattr(bnjax, "renorm"):
+        for rule in RULES:
+
+            def renormalized(x, gamma, beta, y_bar, rule=rule):
+                f = partial(bnjax.renorm, rule=rule)
+                y, pull, _ = jax.vjp(
+                    lambda x, *affine: f(x, (beta, gamma), *affine), x, gamma, beta, has_aux=True
+                )
+                return y, pull(y_bar)
+
+            yield f"renorm {rule}", Program(renormalized, (x, channels, channels, y_bar))
     for rule in ("jvp", "autodiff"):
         push = partial(
             lambda rule, x, t: jax.jvp(partial(bnjax.batch_norm, rule=rule), (x,), (t,)), rule

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         costs,
         folding,
         geometry,
+        ghost,
         identities,
         jacobian,
         kernel,
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
         network,
         norm,
         population,
+        renormalization,
         training,
     )
     from bnjax.activations import Activation
     from bnjax.folding import fold, fold_affine
+    from bnjax.ghost import ghost_batch_norm
     from bnjax.network import Dense, Network, NormDense, apply, bn_apply, cost, init
+    from bnjax.renormalization import renorm
 
 __version__ = "0.1.0"
 
@@ -53,6 +57,8 @@ __all__ = [
     "fold_affine",
     "folding",
     "geometry",
+    "ghost",
+    "ghost_batch_norm",
     "identities",
     "init",
     "jacobian",
@@ -62,6 +68,8 @@ __all__ = [
     "norm",
     "normalize",
     "population",
+    "renorm",
+    "renormalization",
     "training",
 ]
 
@@ -69,6 +77,8 @@ _ROOM_OF = {
     "Activation": "activations",
     "fold": "folding",
     "fold_affine": "folding",
+    "renorm": "renormalization",
+    "ghost_batch_norm": "ghost",
     **dict.fromkeys(
         ("Dense", "Network", "NormDense", "apply", "bn_apply", "cost", "init"), "network"
     ),

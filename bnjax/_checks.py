@@ -181,8 +181,8 @@ def several_samples(function: str, x: Array, features: tuple[int, ...]) -> None:
         raise ValueError(
             f"{function}: `x` must leave at least two values per channel to have a variance; got "
             f"shape {x.shape} with feature axes {features}. Use a larger batch, `normalize` with "
-            "statistics gathered in training, or `batch_norm(..., allow_single_value=True)`, where "
-            "y is β."
+            "statistics gathered in training, or `allow_single_value=True` in `batch_norm` or "
+            "`renorm`, where x̂ is 0."
         )
 
 

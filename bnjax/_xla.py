@@ -132,10 +132,15 @@ def samples_per_row(n: int, channels: int) -> int:
 
 
 def by_platform(
-    x: Array, *, cpu: Callable[[Array], Tree], elsewhere: Callable[[Array], Tree]
+    x: Array,
+    *,
+    cpu: Callable[[Array], Tree],
+    elsewhere: Callable[[Array], Tree],
+    gpu: Callable[[Array], Tree] | None = None,
 ) -> Tree:
     """Apply the function of x that suits the platform."""
-    return lax.platform_dependent(x, cpu=cpu, default=elsewhere)
+    more = {} if gpu is None else {"cuda": gpu, "rocm": gpu}
+    return lax.platform_dependent(x, cpu=cpu, default=elsewhere, **more)
 
 
 def retry(

@@ -112,6 +112,10 @@ class Layout(NamedTuple):
 def by_platform(x: Array, features: tuple[int, ...], f: Callable[[Layout], Tree]) -> Tree:
     """Return `f` of the layout of a batch that suits the platform: merged on a CPU, else plain.
 
+    XLA:GPU forms two sums at once, and beside them what they are sums of, from a batch (n, C) or
+    (G, n, C), but not where feature axes enclose two sample axes or more. Merging them there moves
+    nothing, as it may on a TPU.
+
     Args:
         x: The batch.
         features: Its feature axes.
@@ -120,8 +124,12 @@ def by_platform(x: Array, features: tuple[int, ...], f: Callable[[Layout], Tree]
     layouts = of(x, features), plain(x, features)
     if layouts[0] == layouts[1]:
         return f(layouts[0])
-    cpu, elsewhere = (lambda _, layout=layout: f(layout) for layout in layouts)
-    return _xla.by_platform(x, cpu=cpu, elsewhere=elsewhere)
+    apart = features[-1] - features[0] >= len(features)
+    layouts += (merge(x, features) if apart else layouts[1],)
+    cpu, elsewhere, gpu = (lambda _, layout=layout: f(layout) for layout in layouts)
+    if layouts[1] == layouts[2]:
+        return _xla.by_platform(x, cpu=cpu, elsewhere=elsewhere)
+    return _xla.by_platform(x, cpu=cpu, elsewhere=elsewhere, gpu=gpu)
 
 
 def plain(x: Array, features: tuple[int, ...]) -> Layout:
@@ -165,6 +173,33 @@ def of(x: Array, features: tuple[int, ...]) -> Layout:
         x: The batch.
         features: Its feature axes.
     """
+
+    def split(size: int, groups: int) -> tuple[int, ...]:
+        # on a CPU a sum across a vmap takes a hundred times as long beside an axis of size 1
+        if size == 1:
+            return ()
+        return _xla.split_size(size, x.size) if groups > 2 else (size,)
+
+    layout = merge(x, features, split)
+    if not rearrangeable(x) or len(layout.shape) != 2 or layout.sample_axes != (0,):
+        return layout
+    n, channels = layout.shape
+    k = _xla.samples_per_row(n, channels)
+    return layout._replace(shape=(n // k, k * channels), samples_per_row=k)
+
+
+def merge(
+    x: Array,
+    features: tuple[int, ...],
+    split: Callable[[int, int], tuple[int, ...]] = lambda size, _: (size,),
+) -> Layout:
+    """Return the layout in which neighbouring axes of one kind are one, where they may be.
+
+    Args:
+        x: The batch.
+        features: Its feature axes.
+        split: From the size of merged sample axes and the number of merged axes, its own sizes.
+    """
     if not rearrangeable(x):
         return plain(x, features)
     groups: list[tuple[int, ...]] = []
@@ -180,20 +215,11 @@ def of(x: Array, features: tuple[int, ...]) -> Layout:
         size = math.prod(x.shape[a] for a in group)
         sizes = (size,)
         if group[0] not in features:
-            # on a CPU a sum across a vmap takes a hundred times as long beside an axis of size 1
-            if size == 1:
-                sizes = ()
-            elif len(groups) > 2:
-                sizes = _xla.split_size(size, x.size)
+            sizes = split(size, len(groups))
             sample_axes += range(len(shape), len(shape) + len(sizes))
         shape += sizes
         parts.append(len(sizes))
-    layout = Layout(tuple(shape), tuple(sample_axes), tuple(zip(groups, parts, strict=True)), 1)
-    if len(shape) != 2 or sample_axes != [0]:
-        return layout
-    n, channels = shape
-    k = _xla.samples_per_row(n, channels)
-    return layout._replace(shape=(n // k, k * channels), samples_per_row=k)
+    return Layout(tuple(shape), tuple(sample_axes), tuple(zip(groups, parts, strict=True)), 1)
 
 
 def accumulator_dtype(*dtypes: DTypeLike) -> jnp.dtype:

@@ -77,8 +77,9 @@ def pull_back_matrix(
 
 def kernel_times(residuals: Residuals, t: Array) -> Array:
     """Return K(t) of an unweighted batch, (B, n) (D.4)."""
-    _, gamma, _, _, split, inv_std = residuals
-    return kernel.K(t, residuals.x, split, kernel.scale(gamma, inv_std * split.unit), inv_std)
+    split, inv_std = residuals.split, residuals.inv_std
+    scale = kernel.scale(residuals.gamma, inv_std * split.unit)
+    return kernel.K(t, residuals.x, split, scale, inv_std)
 
 
 def deviation(residuals: Residuals) -> Array:

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
-from bnjax import _checks, collectives
+from bnjax import _checks, collectives, kernel
 from bnjax._checks import Axis
 from bnjax.collectives import Names
 from bnjax.layout import accumulator_dtype
-from bnjax.moments import Moments
+from bnjax.moments import Moments, SplitMoments
 from bnjax.rules import MASKED, RULES, RuleConfig, normalize_over_vmap, normalize_with
+from bnjax.rules.correction import GivenStatistics, compare
 
 
 def batch_norm(
@@ -100,44 +101,100 @@ def batch_norm(
         >>> print(batch_norm(x, where=where, eps=0.0, masked="normalize")[0][:, 0])
         [-1.  1.  3.  0.]
     """
-    x = _checks.batch("batch_norm", x)
-    features = _checks.feature_axes("batch_norm", x, axis)
+    return check_and_normalize(
+        "batch_norm",
+        x,
+        gamma,
+        beta,
+        axis=axis,
+        eps=eps,
+        where=where,
+        axis_name=axis_name,
+        axis_index_groups=axis_index_groups,
+        rule=rule,
+        dtype=dtype,
+        masked=masked,
+        allow_single_value=allow_single_value,
+        mean_guess=mean_guess,
+    )
+
+
+def check_and_normalize(
+    function: str,
+    x: ArrayLike,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    given: GivenStatistics | None = None,
+    *,
+    axis: Axis,
+    eps: float,
+    where: ArrayLike | None,
+    axis_name: Names,
+    axis_index_groups: tuple[tuple[int, ...], ...] | None,
+    rule: str,
+    dtype: DTypeLike | None,
+    masked: str,
+    allow_single_value: bool,
+    mean_guess: ArrayLike | None,
+) -> tuple[Array, Moments]:
+    """Check the arguments of `batch_norm` and `renorm`, and normalize with the batch's moments."""
+    x = _checks.batch(function, x)
+    features = _checks.feature_axes(function, x, axis)
     if gamma is not None:
-        gamma = _checks.per_channel("batch_norm", "gamma", gamma, x, features)
+        gamma = _checks.per_channel(function, "gamma", gamma, x, features)
     if beta is not None:
-        beta = _checks.per_channel("batch_norm", "beta", beta, x, features)
+        beta = _checks.per_channel(function, "beta", beta, x, features)
     if mean_guess is not None:
-        mean_guess = _checks.per_channel("batch_norm", "mean_guess", mean_guess, x, features)
+        mean_guess = _checks.per_channel(function, "mean_guess", mean_guess, x, features)
         mean_guess = lax.stop_gradient(mean_guess)
-    weights = _checks.sample_weights("batch_norm", where, x)
-    _checks.finite_eps("batch_norm", eps)
-    if rule not in RULES:
-        raise ValueError(_checks.unknown_name("batch_norm", "rule", rule, RULES))
-    if masked not in MASKED:
-        raise ValueError(_checks.unknown_name("batch_norm", "masked", masked, MASKED))
-    dtype = _checks.result_dtype("batch_norm", dtype)
+    weights = _checks.sample_weights(function, where, x)
+    dtype = check_options(function, eps, rule, masked, dtype)
     if weights is None and axis_name is None:
         if allow_single_value and _checks.single_value(x, features):
-            return _normalize_single_value(x, beta, features, dtype)
-        _checks.several_samples("batch_norm", x, features)
+            return _normalize_single_value(x, gamma, beta, given, features, float(eps), dtype)
+        _checks.several_samples(function, x, features)
+    constants = weights, mean_guess, *(given or ())
     x, gamma, beta, axes = collectives.resolve(
-        "batch_norm", x, gamma, beta, (weights, mean_guess), axis_name, axis_index_groups
+        function, x, gamma, beta, constants, axis_name, axis_index_groups
     )
     config = RuleConfig(features, float(eps), axes, masked, dtype)
     over_vmap = rule != "autodiff" and collectives.split_vmapped(axes)[1].names
-    normalize_batch = normalize_over_vmap if over_vmap else RULES[rule]
-    y, moments = normalize_batch(config, x, gamma, beta, weights, mean_guess)
+    rule_applied = normalize_over_vmap if over_vmap else RULES[rule]
+    y, moments = rule_applied(config, x, gamma, beta, weights, mean_guess, given)
     shape = [x.shape[a] for a in features]
     return y, Moments(*(part.reshape(shape) for part in moments if part is not None))
 
 
+def check_options(
+    function: str, eps: float, rule: str, masked: str, dtype: DTypeLike | None
+) -> jnp.dtype | None:
+    """Check the static options of a normalization; return y's dtype, or None for x's."""
+    _checks.finite_eps(function, eps)
+    if rule not in RULES:
+        raise ValueError(_checks.unknown_name(function, "rule", rule, RULES))
+    if masked not in MASKED:
+        raise ValueError(_checks.unknown_name(function, "masked", masked, MASKED))
+    return _checks.result_dtype(function, dtype)
+
+
 def _normalize_single_value(
-    x: Array, beta: Array | None, features: tuple[int, ...], dtype: DTypeLike | None
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    given: GivenStatistics | None,
+    features: tuple[int, ...],
+    eps: float,
+    dtype: DTypeLike | None,
 ) -> tuple[Array, Moments]:
     """Return y and the moments where each channel has one value: x̂ = 0, to the last bit (BN.3)."""
     mean = x.astype(accumulator_dtype(x.dtype)).reshape([x.shape[a] for a in features])
     zero = lax.stop_gradient(mean - mean)  # NaN where x is not finite
     y = zero if beta is None else zero + beta.reshape(zero.shape)
+    if given is not None:  # β + γ τ
+        vectors = (v.reshape(-1) for v in (mean, zero, zero + 1, zero, zero + 1, zero + 1))
+        inv_std = kernel.inverse_std(zero.reshape(-1), eps)
+        offset = compare(SplitMoments(*vectors), inv_std, given, eps).offset
+        y += (offset if gamma is None else gamma * offset).reshape(zero.shape)
     return y.astype(dtype or x.dtype).reshape(x.shape), Moments(mean, zero, jnp.ones_like(mean))
 
 

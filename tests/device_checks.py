@@ -14,7 +14,7 @@ from compiling import quick_jit
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bnjax import Network, apply, batch_norm, bn_apply, fold, init, training
+from bnjax import Network, apply, batch_norm, bn_apply, fold, init, renorm, training
 
 rng = np.random.default_rng(0)
 B, C = 24, 3
@@ -25,6 +25,7 @@ WEIGHTS[:7] = WEIGHTS[12] = 0  # the first two of eight shards hold nothing
 MASK = np.ones((B, C), bool)
 MASK[:6] = MASK[8, 1] = MASK[:, 2] = False  # one channel has nothing at all
 HIDDEN = np.where(WEIGHTS > 0, X, np.nan)
+STATISTICS = rng.uniform(1, 4, (2, 8, C))  # of each device: mean and standard deviation
 GROUPS = ((0, 3, 5, 6), (1, 2, 4, 7))
 RULES = ("vjp", "jvp", "autodiff")
 
@@ -141,6 +142,45 @@ def test_whatever_lies_on_each_device(check, name):
     where = MASKS[name]
     total = through_shard_map(mesh(d=8), "d", where, "vjp", check)
     close(results(total, X), wanted(X, where))
+
+
+@pytest.mark.parametrize(
+    ("check", "rule", "each"),
+    [(True, "vjp", False), (True, "vjp", True), (True, "jvp", True), (False, "vjp", True)],
+)
+def test_a_spread_batch_is_renormalized_as_one(check, rule, each):
+    """With the same running statistics everywhere, or with each device's own (R.1)."""
+    mean, std = STATISTICS if each else STATISTICS[:, :1].repeat(8, 1)
+    bounds = {"r_max": 1.5, "d_max": 0.4}
+
+    def local(x, gamma, beta, mean, var):
+        if each:
+            mean, var = mean[0], var[0]
+        return renorm(x, (mean, var), gamma, beta, axis_name="d", rule=rule, **bounds)[0]
+
+    rows, spec = P("d"), P("d") if each else P()
+    run = jax.shard_map(
+        local,
+        mesh=mesh(d=8),
+        in_specs=(rows, P(), P(), spec, spec),
+        out_specs=rows,
+        check_vma=check,
+    )
+    kept = (mean, std**2) if each else (mean[0], std[0] ** 2)
+    y, pulled = quick_jit(lambda *args: jax.vjp(lambda *a: run(*a, *kept), *args))(X, GAMMA, BETA)
+
+    def plain(x, gamma, beta):
+        x = x.reshape(8, -1, C)
+        mu, sigma = x.mean((0, 1)), jnp.sqrt(x.var((0, 1)) + 1e-5)
+        s = jnp.sqrt(std**2 + 1e-5)
+        ratio = jnp.clip(sigma[None] / s, 1 / 1.5, 1.5)[:, None]
+        offset = jnp.clip((mu[None] - mean) / s, -0.4, 0.4)[:, None]
+        x_hat = (x - mu[None, None]) / sigma[None, None]
+        ratio, offset = jax.lax.stop_gradient((ratio, offset))
+        return (gamma[None, None] * (ratio * x_hat + offset) + beta[None, None]).reshape(B, C)
+
+    wanted, theirs = jax.vjp(plain, X, GAMMA, BETA)
+    close((y, pulled(Y_BAR)), (wanted, theirs(Y_BAR)))
 
 
 @pytest.mark.parametrize(("check", "rule"), [(True, "vjp"), (True, "jvp"), (False, "vjp")])

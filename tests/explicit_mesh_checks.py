@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from reference import relative
 
-from bnjax import batch_norm, normalize
+from bnjax import batch_norm, normalize, renorm
 
 RULES = ("vjp", "jvp", "autodiff")
 SPECS = [
@@ -84,3 +84,23 @@ def test_given_statistics_keep_the_sharding(spec, mesh):
     x = jax.ShapeDtypeStruct((16, 6), jnp.float32, sharding=NamedSharding(mesh, spec))
     row = jax.ShapeDtypeStruct((6,), jnp.float32)
     assert jax.eval_shape(normalize, x, row, row, row, row).sharding.spec == spec
+
+
+@pytest.mark.parametrize("spec", [P("data", None), P("data", "model")], ids=str)
+def test_a_sharded_batch_is_renormalized(spec, mesh, rng):
+    x, y_bar = rng.normal(size=(2, 16, 6)).astype("float32")
+    mean, gamma = rng.normal(size=(2, 6)).astype("float32")
+    given = jax.device_put((x, y_bar), NamedSharding(mesh, spec))
+
+    @jax.jit
+    def every(x, y_bar):
+        def f(rule):
+            return lambda x: renorm(x, (mean, gamma**2), gamma, d_max=0.5, rule=rule)[0]
+
+        found = (jax.vjp(f(rule), x) for rule in RULES)
+        return [(y, *pull(y_bar)) for y, pull in found]
+
+    y, bars, *_ = reference.renorm(x, mean, gamma**2, gamma, 0.0, y_bar, d_max=0.5)
+    for got, x_bar in every(*given):
+        assert jax.typeof(got).sharding.spec == jax.typeof(x_bar).sharding.spec == spec
+        assert relative(got, y) < 1e-6 and relative(x_bar, bars[0]) < 1e-6

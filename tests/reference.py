@@ -59,6 +59,37 @@ def pull_back(
     return x_bar, along_x_hat, y_bar.sum(samples, keepdims=True)
 
 
+def renorm(x, mean, var, gamma=1.0, beta=0.0, y_bar=0.0, *, r_max=3.0, d_max=5.0, **how):
+    """R.1, D.17: y, the pull-back (x_bar, gamma_bar, beta_bar), λ and τ; vectors with kept axes.
+
+    `how` is that of `batch_norm`.
+    """
+    kept = batch_norm(x, **how)[1].shape
+    _, mu, _, n, x_hat, r = batch_norm(x, **how)
+    mean, var, gamma, beta, r_max, d_max = (
+        np.broadcast_to(np.reshape(np.asarray(v, np.float64), kept if np.ndim(v) else ()), kept)
+        for v in (mean, var, gamma, beta, r_max, d_max)
+    )
+    total = var + how.get("eps", 1e-5)
+    given_r = np.where(total > 0, 1 / np.sqrt(np.where(total > 0, total, 1)), 0)
+    ratio = np.clip(given_r / np.where(r > 0, r, 1), 1 / r_max, r_max)
+    ratio = np.where((r > 0) & (n > 0), ratio, 1)
+    offset = np.where(n > 0, np.clip((mu - mean) * given_r, -d_max, d_max), 0)
+    weights = how.get("weights")
+    w = np.broadcast_to(1.0 if weights is None else np.asarray(weights, np.float64), np.shape(x))
+    corrected = np.where(w > 0, ratio * x_hat + offset, 0)
+    y_bar = np.broadcast_to(np.asarray(y_bar, np.float64), np.shape(x))
+    x_bar = pull_back(x, y_bar, gamma * ratio, **how)[0]
+    samples = tuple(a for a, size in enumerate(kept) if a not in _features(x, **how))
+    gamma_bar = (y_bar * corrected).sum(samples, keepdims=True)
+    pulled = x_bar, gamma_bar, y_bar.sum(samples, keepdims=True)
+    return gamma * corrected + beta, pulled, ratio, offset
+
+
+def _features(x, *, axis=(-1,), **_):
+    return {a % np.ndim(x) for a in axis}
+
+
 def relative(got, want):
     """|got − want| / |want|, as norms."""
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)

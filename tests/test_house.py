@@ -23,11 +23,13 @@ FLOORS = (
     "folding",
     "network",
     "conversion",
+    "renormalization",
     "population",
     "jacobian",
     "matrix",
     "costs",
     "activations",
+    "ghost",
     "norm",
     "rules",
     "kernel",
@@ -47,6 +49,7 @@ EAGER = {
     *("bnjax.moments", "bnjax.norm", "bnjax.rules"),
     *("bnjax.rules.forward", "bnjax.rules.given", "bnjax.rules.jvp", "bnjax.rules.vjp"),
     *("bnjax.effective_counts", "bnjax.powers_of_two", "bnjax.rules.vmapped"),
+    "bnjax.rules.correction",
 }
 # what `import bnjax` never loads: what the extras cli, peers, notebooks and test bring
 HEAVY = {

@@ -10,7 +10,7 @@ import pytest
 import reference
 from compiling import quick_jit
 
-from bnjax import Network, bn_apply, cost, fold, init, network, normalize, population
+from bnjax import Network, batch_norm, bn_apply, cost, fold, init, network, normalize, population
 from bnjax.training import measure_population
 
 rng = np.random.default_rng(0)
@@ -180,6 +180,37 @@ def test_measured_on_one_batch_evaluation_is_training():
     state = measure_population(NET, PARAMS, X)
     trained = quick_jit(lambda: bn_apply(NET, PARAMS, UNSEEN, X, train=True)[0])()
     np.testing.assert_allclose(evaluate(NET, PARAMS, state, X), trained, rtol=1e-11, atol=1e-13)
+
+
+def moments_of(params, x):
+    """The moments of NET's normalizations, as by a network of one's own."""
+    moments = {}
+    for number, layer in enumerate(params):
+        y, moments[number] = batch_norm(x @ layer.W, layer.gamma, layer.beta, eps=NET.eps)
+        x = jnp.tanh(y)
+    return moments
+
+
+@pytest.mark.parametrize("gather", CHECKS)
+@pytest.mark.parametrize(
+    ("data", "more"), [(X, {"batch_size": 4}), (DEALT, {})], ids=["array", "batches"]
+)
+def test_a_function_is_measured_as_the_network_is(data, more, gather):
+    wanted = measure_population(NET, PARAMS, X, batch_size=4, gather=gather)
+    got = measure_population(moments_of, PARAMS, data, gather=gather, **more)
+    assert list(got) == [0, 1]
+    for number, one in got.items():
+        for a, b in zip(one, wanted[number], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
+
+
+def test_what_cannot_be_measured_is_refused_in_words():
+    with pytest.raises(TypeError, match="must return `Moments` or a pytree of them"):
+        measure_population(lambda params, x: x, PARAMS, X)
+    with pytest.raises(ValueError, match="`data` must hold a batch; got none"):
+        measure_population(moments_of, PARAMS, [])
+    with pytest.raises(ValueError, match="`batch_size` splits an array"):
+        measure_population(moments_of, PARAMS, DEALT, batch_size=4)
 
 
 def test_a_batch_that_is_not_finite_is_left_out_and_counted():

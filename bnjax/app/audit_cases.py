@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnjax import audit, batch_norm, normalize
+from bnjax import audit, batch_norm, ghost_batch_norm, normalize, renorm
 from bnjax.activations import ACTIVATIONS, Activation
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -65,7 +65,9 @@ def own_cases(seed: int) -> list[Case]:
     rng = np.random.default_rng(seed)
     cases = [_ordinary("vjp", *batch, rng) for batch in _BATCHES]
     cases += [_ordinary("jvp", *batch, rng) for batch in _BATCHES[::3]]
+    cases.append(_ghost_batches(rng))
     cases.append(_given_statistics(rng))
+    cases.append(_renormalization("vjp", rng))
     y = rng.normal(size=7)
     cases.append(Case("g'", _by_g_prime, _by_autodiff, {"all activations": partial(_cast, (y,))}))
     for rule, where in (("vjp", None), ("jvp", rng.uniform(0.2, 2, (5, 1)))):
@@ -73,6 +75,7 @@ def own_cases(seed: int) -> list[Case]:
         cases.append(range_case(f"batch_norm {rule}", normalization, rng, where=where))
     cases.append(_tiny_beside_epsilon(rng))
     cases.append(_given_statistics_in_range(rng))
+    cases.append(_renormalization_in_range("jvp", rng))
     return cases
 
 
@@ -154,6 +157,29 @@ def _ordinary(rule: str, shape: tuple[int, ...], axis: Any, where: str, rng: Any
     return Case(f"batch_norm {rule}", f, g, {what: partial(_cast, args)})
 
 
+def _ghost_batches(rng: Any) -> Case:
+    weights = rng.uniform(0.2, 2, (5, 2, 1))
+    weights[1, 0] = 0
+
+    def f(*args: Any) -> Any:
+        y, moments = ghost_batch_norm(*args, size=2, where=weights, eps=0.01)
+        return y, moments.mean, moments.var
+
+    def g(x: Any, *vectors: Any) -> Any:
+        ys, means, variances = [], [], []
+        for start in (0, 2, 4):  # two groups of two, and one sample
+            group = slice(start, start + 2)
+            options = {"where": weights[group], "eps": 0.01, "rule": "autodiff"}
+            y, moments = batch_norm(x[group], *vectors, **options)
+            for found, one in zip((ys, means, variances), (y, *moments[:2]), strict=True):
+                found.append(one)
+        return jnp.concatenate(ys), jnp.stack(means), jnp.stack(variances)
+
+    args = rng.normal(size=(5, 2, 3)) * 2 + 1, *rng.normal(size=(2, 3))
+    what = "(5, 2, 3), groups of 2, weights"
+    return Case("ghost_batch_norm vjp", f, g, {what: partial(_cast, args)})
+
+
 def _in_units(
     normalization: Callable[..., Any], u: Any, gamma: Any, beta: Any, unit: Any, variance: Any
 ) -> Any:
@@ -222,6 +248,62 @@ def _given_statistics_in_range(rng: np.random.Generator) -> Case:
 def _plain_normalize(x: Any, mean: Any, var: Any, gamma: Any, beta: Any, *, eps: float) -> Any:
     gamma, mean, var, beta = (a[None] for a in (gamma, mean, var, beta))
     return gamma * (x - mean) / jnp.sqrt(var + eps) + beta
+
+
+_BOUNDS: dict[str, Any] = {"r_max": 1.5, "d_max": 0.4}
+
+
+def _renormalization_arguments(rng: np.random.Generator) -> Arguments:
+    """Draw x, γ, β and statistics of which a part meets the bounds."""
+    x, (mean, gamma, beta) = 2 * rng.normal(size=(5, 3)), rng.normal(size=(3, 3))
+    return x, gamma, beta, mean, rng.uniform(1, 9, 3)
+
+
+def _renormalization(rule: str, rng: np.random.Generator) -> Case:
+    where = np.array([[True], [False], [True], [True], [True]])
+
+    def f(x: Any, gamma: Any, beta: Any, mean: Any, var: Any) -> Any:
+        options = {"where": where, "eps": 0.1, "rule": rule, **_BOUNDS}
+        return renorm(x, (mean, var), gamma, beta, **options)[0]
+
+    g = partial(_plain_renorm, where=where, eps=0.1)
+    inputs = {"(5, 3), mask": partial(_cast, _renormalization_arguments(rng))}
+    return Case(f"renorm {rule}", f, g, inputs, argnums=(0, 1, 2))
+
+
+def _renormalization_in_range(rule: str, rng: np.random.Generator) -> Case:
+    args = _renormalization_arguments(rng)
+
+    def with_unit(*exponents: int) -> MakeArguments:
+        def make(dtype: str) -> Arguments:
+            return _cast((*args, np.array([power_of_two(dtype, k) for k in exponents])), dtype)
+
+        return make
+
+    def f(x: Any, gamma: Any, beta: Any, mean: Any, var: Any, unit: Any) -> Any:
+        statistics = mean * unit, var * unit * unit
+        return renorm(x * unit[None], statistics, gamma, beta, eps=0.0, rule=rule, **_BOUNDS)[0]
+
+    def g(*args: Any) -> Any:
+        return _plain_renorm(*args[:-1], where=np.ones((5, 1), bool), eps=0.0)
+
+    inputs = {"(5, 3), channels of 3e-14, 1, 3e13": with_unit(-_NEAR, 0, _NEAR)}
+    return Case(f"renorm {rule}", f, g, inputs, _FIRST_ORDER, (0, 1, 2))
+
+
+def _plain_renorm(
+    x: Any, gamma: Any, beta: Any, mean: Any, var: Any, *, where: Any, eps: float
+) -> Any:
+    gamma, beta, mean, var = (a[None] for a in (gamma, beta, mean, var))
+    n = where.sum()
+    center = jnp.sum(jnp.where(where, x, 0), 0, keepdims=True) / n
+    deviation = jnp.where(where, x - center, 0)
+    std = jnp.sqrt(jnp.sum(deviation**2, 0, keepdims=True) / n + eps)
+    given = jnp.sqrt(var + eps)
+    r_max, d_max = _BOUNDS.values()
+    ratio = jax.lax.stop_gradient(jnp.clip(std / given, 1 / r_max, r_max))
+    offset = jax.lax.stop_gradient(jnp.clip((center - mean) / given, -d_max, d_max))
+    return jnp.where(where, gamma * (deviation / std * ratio + offset), 0) + beta
 
 
 def _written(activation: Activation) -> Callable[[Any], Any]:

@@ -2,10 +2,10 @@
 
 Each has a tag (D.4) by which code, documentation and notebooks cite it. The equations stand in
 `baseline` and `descent` (BL), `normalization` (BN), `derivatives`, `layers` and `samples` (D),
-`population` and `draws` (P), `geometry` and `propagation` (G), `errata_insights`, `errata_notes`
-and `errata_lectures` (E), one `Identity` each, with its formula, derivation, source and check.
-`notation` defines the symbols, `sources` the sources, and `sheet` prints all of it as one
-document.
+`population` and `draws` (P), `renormalization` (R), `geometry` and `propagation` (G),
+`errata_insights`, `errata_notes` and `errata_lectures` (E), one `Identity` each, with its formula,
+derivation, source and check. `notation` defines the symbols, `sources` the sources, and `sheet`
+prints all of it as one document.
 """
 
 from typing import NamedTuple
@@ -26,6 +26,7 @@ from bnjax.identities import (
     normalization,
     population,
     propagation,
+    renormalization,
     samples,
 )
 from bnjax.identities.cases import Case, draw
@@ -46,7 +47,16 @@ __all__ = [
 
 _MODULES = (
     *(baseline, descent, normalization, derivatives, layers, samples),
-    *(population, draws, geometry, propagation, errata_insights, errata_notes, errata_lectures),
+    *(
+        population,
+        draws,
+        renormalization,
+        geometry,
+        propagation,
+        errata_insights,
+        errata_notes,
+        errata_lectures,
+    ),
 )
 
 GROUPS = {
@@ -54,6 +64,7 @@ GROUPS = {
     "BN": "the normalized network",
     "D": "derivatives of batch normalization",
     "P": "statistics for inference",
+    "R": "batch renormalization",
     "G": "sample-space geometry",
     "E": "what the sources get wrong",
 }
@@ -97,7 +108,7 @@ class Result(NamedTuple):
 
 
 def all() -> tuple[Identity, ...]:
-    """Return every identity, in the order BL, BN, D, P, G, E and by number.
+    """Return every identity, in the order BL, BN, D, P, R, G, E and by number.
 
     Example:
         >>> all()[0].tag, all()[0].formula

@@ -121,6 +121,13 @@ SYMBOLS: dict[str, tuple[Symbol, ...]] = {
             "mean and variance of a statistic over all mini-batches that can be drawn",
         ),
         Symbol("W', b'", "W, b", "as W, b", "weights and bias of the folded layer"),
+        Symbol(
+            "λ, τ",
+            "Correction",
+            "(n_out,)",
+            "correction of a batch to given statistics (r and d in the paper); constant",
+        ),
+        Symbol("λ_max, τ_max", "r_max, d_max", "()", "bounds: of λ and 1/λ, of τ; ∞ for none"),
     ),
     "Sample space": (
         Symbol("σ(t)", "sd_u, sd_delta", "(n_out,)", "standard deviation of t over the samples"),
@@ -147,13 +154,13 @@ SYMBOLS: dict[str, tuple[Symbol, ...]] = {
 
 # words that a formula may hold
 _FORMULA_WORDS = frozenset(
-    "acts all and are by changes constant cos cross diag drawn else entropy error exp for layer "
-    "log neuron of replacement sigmoid sin softmax squared the where with without".split()
+    "acts all and are by changes clip constant cos cross diag drawn else entropy error exp for "
+    "layer log neuron of replacement sigmoid sin softmax squared the where with without".split()
 )
 _INDEX = re.compile(
     r"_(\([^)]*\)|(?!(?:next|in|out|B)\b)[A-Za-z0-9']+)"
 )  # u_next, n_in, n_out, N_B are names
-_KNOWN_INDEX = re.compile(r"\([kk'−1]+\)|(?:[sijk]'?|[012]|BN)+")
+_KNOWN_INDEX = re.compile(r"\([kk'−1]+\)|max|(?:[sijk]'?|[012]|BN)+")
 _GLYPH = re.compile(
     r"[A-Za-z]{2,}|\w_(?:next|in|out|B)\b|[^\W\d_ˡᴸᵀ¹²³⁴½Σ∂][\u0300-\u036f]*(?:[₁₂]|(?<=θ)\d|(?<=[gWb])')?"
 )

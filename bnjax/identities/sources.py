@@ -62,6 +62,13 @@ PAPERS = (
         "(algorithm 2), the claim that the scale of the weights does not matter.",
     ),
     Source(
+        "Ioffe 2017",
+        "Sergey Ioffe: Batch Renormalization: Towards Reducing Minibatch Dependence in "
+        "Batch-Normalized Models. Advances in Neural Information Processing Systems, 2017, "
+        "arXiv:1702.03275.",
+        "Batch renormalization (algorithm 1), and how its bounds are relaxed while training.",
+    ),
+    Source(
         "Chan, Golub & LeVeque 1983",
         "Tony F. Chan, Gene H. Golub and Randall J. LeVeque: Algorithms for Computing the Sample "
         "Variance: Analysis and Recommendations. The American Statistician 37 (3), 242–247.",
@@ -71,6 +78,13 @@ PAPERS = (
         "Wu & Johnson 2021",
         "Yuxin Wu and Justin Johnson: Rethinking “Batch” in BatchNorm. arXiv:2105.07576.",
         "Statistics for inference that are measured after training (“precise” statistics).",
+    ),
+    Source(
+        "Hoffer, Hubara & Soudry 2017",
+        "Elad Hoffer, Itay Hubara and Daniel Soudry: Train Longer, Generalize Better: Closing the "
+        "Generalization Gap in Large Batch Training of Neural Networks. Advances in Neural "
+        "Information Processing Systems, 2017, arXiv:1705.08741.",
+        "Ghost batches: groups of a large batch, each normalized with its own moments.",
     ),
     Source(
         "Glorot & Bengio 2010",

@@ -5,7 +5,7 @@ parameters and statistics of a wider dtype than x's. Places that a mask leaves o
 with the moments of the others (BN.2, BN.3), as all frameworks do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import index
 from typing import Any, TypeVar
 
@@ -99,8 +99,12 @@ def normalize_batch(
     rule: str = "jvp",
     dtype: DTypeLike | None = None,
     mean_guess: Array | None = None,
+    given: tuple[Array, Array] | None = None,
+    bounds: Mapping[str, ArrayLike] | None = None,
 ) -> tuple[Array, Moments]:
-    """Normalize a batch with its own moments: `bnjax.batch_norm` for all that layers are called on.
+    """Normalize a batch with its own moments, for all that layers are called on.
+
+    By `bnjax.batch_norm`; with given statistics by `bnjax.renorm` (R.1).
 
     Args:
         x: The batch: real, of any rank.
@@ -114,11 +118,12 @@ def normalize_batch(
         rule: "vjp", "jvp" or "autodiff". "jvp" works in every mode of differentiation.
         dtype: Of y; None for x's.
         mean_guess: The running mean, which accelerators start from: as many channels as γ.
+        given: None, or running mean and variance to renormalize with: as many channels as γ.
+        bounds: `r_max`, `d_max` and `r_min` of `bnjax.renorm`.
 
     Returns:
         y, of x's shape; and the moments, of the shape of x's feature axes, in float32, or float64
-        where x, γ, β or y is in float64. Where a channel has one value, y = β and the variance
-        is 0.
+        where x, γ, β or y is in float64. Where a channel has one value, x̂ and σ² are 0.
 
     Raises:
         TypeError: A dtype is complex or not numeric.
@@ -131,27 +136,20 @@ def normalize_batch(
     """
     x = _widen(x, dtype, gamma, beta)
     shape = [x.shape[a] for a in axis]
-    view, at, vectors = _with_both_kinds_of_axes(x, axis, gamma, beta, mean_guess)
-    gamma, beta, mean_guess = vectors
+    vectors = gamma, beta, mean_guess, *(given or ())
+    view, at, (gamma, beta, guess, *statistics) = _with_both_kinds_of_axes(x, axis, *vectors)
     if where is not None:
-        where = jnp.asarray(where)
-        if view.ndim > x.ndim:  # without a feature axis it stands last, else the new axis is first
-            where = where[..., None] if not axis else where
-    y, moments = bnjax.batch_norm(
-        view,
-        gamma,
-        beta,
-        axis=at,
-        eps=eps,
-        where=where,
-        axis_name=tuple(axis_name) if isinstance(axis_name, list) else axis_name,
-        axis_index_groups=axis_index_groups,
-        rule=rule,
-        dtype=dtype,
-        masked="normalize",
-        allow_single_value=True,
-        mean_guess=mean_guess,
-    )
+        where = jnp.asarray(where)  # a new feature axis stands last; a new sample axis is first
+        where = where[..., None] if not axis else where
+    names = tuple(axis_name) if isinstance(axis_name, list) else axis_name
+    options = {"axis": at, "eps": eps, "where": where, "rule": rule, "dtype": dtype}
+    options |= {"axis_name": names, "axis_index_groups": axis_index_groups}
+    options |= {"masked": "normalize", "allow_single_value": True}
+    if given is None:
+        y, moments = bnjax.batch_norm(view, gamma, beta, mean_guess=guess, **options)
+    else:
+        mean, var = statistics
+        y, moments = bnjax.renorm(view, (mean, var), gamma, beta, **(bounds or {}), **options)
     return y.reshape(x.shape), Moments(*(m.reshape(shape) for m in moments if m is not None))
 
 
@@ -212,6 +210,7 @@ def update_statistics(
         >>> print(*update_statistics(jnp.zeros(2), jnp.ones(2), batch, 0.5))
         [1. 0.] [2.5 1. ]
     """
+    moments = Moments(*(m.reshape(mean.shape) for m in moments if m is not None))
     moments = sharded_like(moments, mean)
     taken = has_statistics(moments)
     pairs = ((mean, moments.mean), (var, moments.var))
@@ -266,10 +265,10 @@ def add_offset(
 def _average(old: Array, new: Array, taken: Array, momentum: ArrayLike) -> Array:
     # `old` as it is, sharded by type as it is: `new` may be so otherwise
     keep, add = (
-        jnp.where(taken, weight, otherwise).astype(old.dtype).reshape(old.shape)
+        jnp.where(taken, weight, otherwise).astype(old.dtype)
         for weight, otherwise in ((momentum, 1), (1 - momentum, 0))
     )
-    new = jnp.where(taken, new, 0).astype(old.dtype).reshape(old.shape)
+    new = jnp.where(taken, new, 0).astype(old.dtype)
     average, spec = keep * old + add * new, jax.typeof(old).sharding.spec
     return average if jax.typeof(average).sharding.spec == spec else reshard(average, spec)
 

@@ -3,9 +3,9 @@
 (BN.2)  x̂ = (x − μ) r,  r = (σ² + ε)^(−1/2)
 (BN.3)  y = γ x̂ + β
 (P.3)   y = γ (x − μ) r + β
+(R.1)   y = γ (λ x̂ + τ) + β
 
-With `renorm=True` the layer trains on y = γ (x̂ ρ + δ) + β, where ρ and δ, which Keras calls r and
-d, are constants that compare the batch with running statistics.
+With `renorm=True` the layer trains on R.1, with statistics of its own; λ and τ are Keras' r and d.
 
 Source: Keras 3.15, `keras.layers.BatchNormalization`.
 """
@@ -129,39 +129,26 @@ class BatchNormalization(_KerasLayer):
     def _renormalize(
         self, x: Array, gamma: Array | None, beta: Array | None, options: dict[str, Any]
     ) -> Array:
-        """Return γ (x̂ ρ + δ) + β, and update the statistics that ρ and δ come from."""
-        wide = {**options, "dtype": accumulator_dtype(jnp.dtype(options["dtype"]))}
-        x_hat, moments = common.normalize_batch(x, None, None, **wide)
+        """Return y (R.1), and update the statistics that λ and τ come from, and the moving ones."""
+        std = self.renorm_stddev.value.astype(accumulator_dtype(self.renorm_stddev.dtype))
+        # as in Keras: not below √ε, as it is early in training
+        var = jnp.maximum(std**2 - self.epsilon, 0)
+        clip = {key: self.renorm_clipping.get(key) for key in ("rmax", "dmax", "rmin")}
+        bounds = {
+            "r_max": jnp.inf if clip["rmax"] is None else clip["rmax"],
+            "d_max": jnp.inf if clip["dmax"] is None else clip["dmax"],
+            "r_min": max(clip["rmin"] or 0, 0),
+        }
+        given = self.renorm_mean.value, var
+        y, moments = common.normalize_batch(x, gamma, beta, given=given, bounds=bounds, **options)
         moments = lax.stop_gradient(moments)
-        std = jnp.sqrt(moments.var + self.epsilon)
-        ratio, offset = self._correction(moments, std)
-        gamma = jnp.ones_like(std) if gamma is None else gamma.astype(std.dtype)
-        scale, shift = gamma * ratio, gamma * offset
-        if beta is not None:
-            shift += beta.astype(std.dtype)
-        (axis,) = options["axis"]
-        samples = tuple(a for a in range(x.ndim) if a != axis)
-        y = x_hat * lax.expand_dims(scale, samples) + lax.expand_dims(shift, samples)
-        stds = moments._replace(var=std)
+        stds = moments._replace(var=jnp.sqrt(moments.var + self.epsilon))
         self._average(self.renorm_mean, self.renorm_stddev, stds, self.renorm_momentum)
         moving_std = self._average(self.moving_mean, self.moving_stddev, stds, self.momentum)
         var = jnp.maximum(moving_std**2 - self.epsilon, 0)
         old = self.moving_variance.value.astype(var.dtype)
         self.moving_variance.assign(jnp.where(common.has_statistics(moments), var, old))
-        return y.astype(options["dtype"])
-
-    def _correction(self, moments: Moments, std: Array) -> tuple[Array, Array]:
-        """Return ρ and δ; 1 and 0 where the batch has no sample."""
-        mean = self.renorm_mean.value.astype(std.dtype)
-        # as in Keras: not below √ε, as it is early in training
-        unit = jnp.maximum(self.renorm_stddev.value.astype(std.dtype), self.epsilon**0.5)
-        clip = self.renorm_clipping.get
-        ratio = jnp.clip(std / unit, clip("rmin"), clip("rmax"))
-        largest = clip("dmax")
-        offset = (moments.mean - mean) / unit
-        offset = offset if largest is None else jnp.clip(offset, -largest, largest)
-        seen = moments.count > 0
-        return jnp.where(seen, ratio, 1), jnp.where(seen, offset, 0)
+        return y
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments by name; `rule`, which Keras' own class refuses, if not "jvp"."""

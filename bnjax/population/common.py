@@ -110,9 +110,9 @@ def add_counts(count: Array, more: Array) -> Array:
     return jnp.minimum(count, most - more) + more
 
 
-def check_channels(function: str, have: Array, moments: Moments) -> None:
-    """Refuse moments of other channels than those seen before."""
-    if moments.mean.shape != have.shape:
+def check_channels(function: str, have: Array, moments: Moments, *, groups: bool = False) -> None:
+    """Refuse moments, of several groups maybe, of other channels than those seen before."""
+    if moments.mean.shape[groups:] != have.shape:
         raise ValueError(
             f"{function}: `moments` must be of the channels seen before, shape {have.shape}; got "
             f"{moments.mean.shape}. Start with the shape of the feature axes."

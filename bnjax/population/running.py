@@ -18,7 +18,7 @@ Source: S3; Ioffe & Szegedy 2015, algorithm 2.
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -110,7 +110,9 @@ def update(
     Args:
         state: The statistics so far.
         moments: The batch's, with biased variance; the factor ν/(ν − 1) comes from their effective
-            count, in which the scale of the weights does not matter.
+            count, in which the scale of the weights does not matter. Or those of the G groups of a
+            batch, with a leading axis more than the state, (G, n), as `ghost_batch_norm` returns
+            them: the mean over those that have a variance (P.1, P.2) counts as one batch's.
         decay: d, the weight on the old value, 0 <= d < 1; None for the cumulative average, in
             which all batches weigh the same, whatever their count.
         axis_name: Mesh or vmapped axes over devices that have normalized their samples separately:
@@ -131,13 +133,23 @@ def update(
         >>> state = update(init(1), batch, decay=0.9)
         >>> print(state.mean, state.var)
         [3.] [2.e-08]
+
+        Two groups of one batch:
+
+        >>> groups = Moments(jnp.array([[1.0], [3.0]]), jnp.ones((2, 1)), jnp.full((2, 1), 2.0))
+        >>> state = update(init(1), groups)
+        >>> print(state.mean, state.var, state.batches)
+        [2.] [2.] [1]
     """
     _checks.decay_or_none("population.update", "decay", decay)
-    check_channels("population.update", state.mean, moments)
+    groups = moments.mean.ndim == state.mean.ndim + 1
+    check_channels("population.update", state.mean, moments, groups=groups)
     dtype = state.mean.dtype
     batch = _unbiased(moments, dtype)
+    if groups:
+        batch = _average(batch, lambda parts: tuple(jnp.sum(part, 0) for part in parts))
     if axis_name is not None:
-        batch = _average_over_devices(batch, axis_name)
+        batch = _average(batch, lambda parts: lax.psum(parts, axis_name))
     batches = add_counts(state.batches, batch.taken)
     zero = jnp.zeros_like(batch.mean)
     old = SplitStatistics(state.mean, state.remainder, state.var, state.var_remainder)
@@ -172,13 +184,13 @@ def _unbiased(moments: Moments, dtype: jnp.dtype) -> _Batch:
     return _Batch(jnp.where(taken, mean, 0), jnp.where(taken, unbiased, 0), taken, finite)
 
 
-def _average_over_devices(mine: _Batch, axis_name: Names) -> _Batch:
-    """Return the mean over the devices that have a variance, as one batch."""
-    dtype = mine.mean.dtype
-    parts = mine.mean, mine.var, mine.taken.astype(dtype), (~mine.finite).astype(dtype)
-    mean, var, taken, lost = lax.psum(parts, axis_name)
-    devices = jnp.maximum(taken, 1)
-    return _Batch(mean / devices, var / devices, taken > 0, lost == 0)
+def _average(several: _Batch, add_up: Callable[[tuple[Array, ...]], tuple[Array, ...]]) -> _Batch:
+    """Return the mean over the groups or devices that have a variance, as one batch."""
+    dtype = several.mean.dtype
+    parts = several.mean, several.var, several.taken.astype(dtype), (~several.finite).astype(dtype)
+    mean, var, taken, lost = add_up(parts)
+    number = jnp.maximum(taken, 1)
+    return _Batch(mean / number, var / number, taken > 0, lost == 0)
 
 
 def _share(k: Array, decay: float | None, dtype: jnp.dtype) -> tuple[Array, Array]:

@@ -1,9 +1,10 @@
 """The derivatives of batch normalization, derived: one page each, over one forward.
 
 `forward` (y and the moments), `vjp` (the pull-back), `jvp` (the push-forward), `vmapped` (the same
-across an axis of `vmap`), `given` (statistics that do not come from the batch). Arguments are
-checked in `norm`. Here γ, β and all statistics are vectors over the channels in the sums' dtype,
-weights have x's rank, and x has its own shape.
+across an axis of `vmap`), `given` (statistics that do not come from the batch), `correction` (what
+batch renormalization adds to all of them but the last). Arguments are checked in `norm`. Here γ, β
+and all statistics are vectors over the channels in the sums' dtype, weights have x's rank, and x
+has its own shape.
 """
 
 from bnjax.rules.forward import MASKED, RuleConfig, normalize_by_autodiff

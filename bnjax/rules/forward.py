@@ -4,6 +4,8 @@
 (BN.3)  y = γ x̂ + β
 (D.17)  x̂ = 0, y = β where w = 0
 
+With a `Correction`, γ λ stands for γ and β + γ τ for β (R.1), but where y is β alone.
+
 With `masked="normalize"`, BN.2 and BN.3 hold where w = 0, too: such places read the moments of the
 others and shape none. Whatever is not finite there has no y (NaN) and no influence.
 
@@ -16,7 +18,7 @@ these and q = r/a:
 
 Example:
     >>> x = jnp.array([[-1.0], [1.0]])
-    >>> (y, _), (split, q) = forward(RuleConfig((1,), eps=3.0), x, None, None, None)
+    >>> (y, _), (split, q, _) = forward(RuleConfig((1,), eps=3.0), x, None, None, None)
     >>> print(y[:, 0], split.unit, q)  # σ² = 1, r = 1/2
     [-0.5  0.5] [1.] [0.5]
 
@@ -35,6 +37,7 @@ from bnjax._xla import Reader
 from bnjax.collectives import Axes
 from bnjax.layout import Layout, by_platform
 from bnjax.moments import Moments, SplitMoments
+from bnjax.rules.correction import Correction, GivenStatistics, compare, corrected
 
 MASKED = ("beta", "normalize")  # what y may be where w = 0
 
@@ -75,21 +78,26 @@ def forward(
     beta: Array | None,
     weights: Array | None,
     mean_guess: Array | None = None,
-) -> tuple[tuple[Array, Moments], tuple[SplitMoments, Array]]:
-    """Normalize x: (y, moments), and (split moments, q = r/a) for the derivatives."""
+    given: GivenStatistics | None = None,
+) -> tuple[tuple[Array, Moments], tuple[SplitMoments, Array, Correction | None]]:
+    """Normalize x: (y, moments), and (split moments, q = r/a, λ and τ) for the derivatives."""
     features, eps, axes = config.features, config.eps, config.axes
     split = by_platform(
         x, features, lambda layout: local_moments(config, layout, x, weights, mean_guess)
     )
     split = moments.combine_devices(split, eps, axes)
     inv_std = inverse_std(config, split, split.var)  # q = r/a, BN.2
-    scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
-    y = by_platform(
-        x, features, lambda layout: scale_and_shift(config, layout, x, split, scale, beta, weights)
-    )
+    correction = None if given is None else compare(split, inv_std, given, eps)
+    gamma_ratio, gamma_offset = corrected(gamma, correction)
+    scale = kernel.scale(gamma_ratio, inv_std * split.unit)  # γ r, γ λ r
+
+    def normalized(layout: Layout) -> Array:
+        return scale_and_shift(config, layout, x, split, scale, beta, gamma_offset, weights)
+
+    y = by_platform(x, features, normalized)
     mean, var = split.natural()
     counts = split.count * axes.copies, split.effective_count * axes.copies
-    return (y, Moments(mean, var, *counts)), (split, inv_std)
+    return (y, Moments(mean, var, *counts)), (split, inv_std, correction)
 
 
 def local_moments(
@@ -117,14 +125,20 @@ def scale_and_shift(
     split: SplitMoments,
     scale: Array,
     beta: Array | None,
+    gamma_offset: Array | None,
     weights: Array | None,
 ) -> Array:
-    """Return (x − ξ) γ r + (β − e γ r), of x's shape: BN.3; β where w = 0: D.17."""
+    """Return (x − ξ) γ r + (β − e γ r), of x's shape: BN.3; β where w = 0: D.17.
+
+    γ λ stands for γ, and γ τ is added, where there is a correction (R.1).
+    """
     view, _, kept = masked_view(config, layout, x, weights)
     view, shift = _xla.reread((view, split.shift), Reader.NORMALIZED)
     offset = -split.remainder * scale
     if beta is not None:
         offset += beta
+    if gamma_offset is not None:
+        offset += gamma_offset
     y = (view.astype(shift.dtype) - layout.row(shift)) * layout.row(scale) + layout.row(offset)
     if kept is not None and config.masked == "beta":
         y = jnp.where(kept, y, 0 if beta is None else layout.row(beta))
@@ -140,9 +154,10 @@ def normalize_by_autodiff(
     beta: Array | None,
     weights: Array | None,
     mean_guess: Array | None,
+    given: GivenStatistics | None,
 ) -> tuple[Array, Moments]:
     """Normalize; differentiated by JAX: the plain reference of the two hand-derived rules."""
-    return forward(config, x, gamma, beta, weights, mean_guess)[0]
+    return forward(config, x, gamma, beta, weights, mean_guess, given)[0]
 
 
 def masked_view(

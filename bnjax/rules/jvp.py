@@ -16,6 +16,9 @@ Where w = 0, ẏ is β̇ (D.17). JAX transposes this map where it needs the pull
 `masked="normalize"` the formula of ẏ holds there, too: ẋ is in ẏ, and p = 0 keeps it out of the
 means. Where w = 0 and x is not finite there is no y, and ẏ is 0.
 
+With a `Correction` y = γ (λ x̂ + τ) + β, where λ and τ are constants (R.1): γ λ r stands for γ r,
+and γ̇ (λ x̂ + τ) for γ̇ x̂, so that γ̇ τ is added to c₁, and γ̇ λ q to c₂.
+
 Example:
     >>> import jax, jax.numpy as jnp
     >>> from bnjax import batch_norm
@@ -39,32 +42,33 @@ from bnjax import collectives, kernel, moments
 from bnjax.kernel import Projections
 from bnjax.layout import Layout, by_platform
 from bnjax.moments import Moments, SplitMoments
+from bnjax.rules.correction import corrected
 from bnjax.rules.forward import RuleConfig, forward, masked_pair, saving_arguments
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def normalize_by_jvp(config, x, gamma, beta, weights, mean_guess):
+def normalize_by_jvp(config, x, gamma, beta, weights, mean_guess, given):
     """Normalize; pushed forward by hand, and transposed by JAX."""
-    return forward(config, x, gamma, beta, weights, mean_guess)[0]
+    return forward(config, x, gamma, beta, weights, mean_guess, given)[0]
 
 
 @normalize_by_jvp.defjvp
 def _push_forward(config, primals, tangents):
-    x, gamma, _, weights, _ = primals
-    out, (split, inv_std) = forward(config, *primals)
-    arguments = x, gamma, weights, split, inv_std
+    x, gamma, _, weights, *_ = primals
+    out, found = forward(config, *primals)
+    arguments = x, gamma, weights, *found
     y_dot, mean_dot, var_dot = _linear_map(config, tangents[:3], *arguments)
     zero = jnp.zeros_like(out[1].count)
     return out, (y_dot, Moments(mean_dot, var_dot, zero, zero))
 
 
 @saving_arguments
-def _linear_map(config, dots, x, gamma, weights, split, inv_std):
+def _linear_map(config, dots, x, gamma, weights, split, inv_std, correction):
     """Map (ẋ, γ̇, β̇) to (ẏ, μ̇, σ̇²)."""
     features, axes = config.features, config.axes
     x_dot, *channel_dots = dots
     x_dot = x_dot.astype(inv_std.dtype)  # once: transposed, what it gets is added up, then rounded
-    scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
+    scale = kernel.scale(corrected(gamma, correction)[0], inv_std * split.unit)  # γ r, γ λ r
     zero = jnp.zeros_like(inv_std)
     channel_dots = [zero if dot is None else dot for dot in channel_dots]
     inner = by_platform(
@@ -73,7 +77,9 @@ def _linear_map(config, dots, x, gamma, weights, split, inv_std):
     (mean_dot, covariance), as_x = collectives.sum_pushed_forward(inner, channel_dots, x, axes)
     ones, deviations, gamma_dot, beta_dot = as_x  # the same two means, with the type of x
     c = kernel.coefficients(Projections(ones, deviations), scale, inv_std)  # c₁, c₂: D.4
-    c = Projections(c.ones, c.deviations + gamma_dot * inv_std)  # γ̇ x̂ = γ̇ q (z − a e): D.5
+    gamma_dot, constant = corrected(gamma_dot, correction)  # γ̇ λ, γ̇ τ: R.1
+    ones = c.ones if constant is None else c.ones + constant
+    c = Projections(ones, c.deviations + gamma_dot * inv_std)  # γ̇ x̂ = γ̇ q (z − a e): D.5
 
     def pushed(layout: Layout) -> Array:
         return push(config, layout, x_dot, x, weights, split, scale, c, beta_dot)

@@ -27,6 +27,11 @@ a (x − μ) = z − a e and x̂ = q (z − a e) from `kernel`, this is the code
 ==> x̄ = γ r ȳ⁺ + (w/n) [c₁ + c₂ (z − a e)],  γ̄ = q Σ ȳ⁺ (z − a e),  β̄ = Σ ȳ
     c₁ = −γ r Σ ȳ⁺ + μ̄,  c₂ = −γ r q² Σ ȳ⁺ (z − a e) + 2 σ̄²/a
 
+With a `Correction` y = γ (λ x̂ + τ) + β, where λ and τ are constants (R.1): γ λ r stands for γ r in
+x̄, and dy = (λ x̂ + τ) dγ for a change of γ:
+
+==> γ̄ = λ Σ ȳ⁺ x̂ + τ Σ ȳ⁺                                                              (R.1)
+
 Example:
     >>> import jax, jax.numpy as jnp
     >>> from bnjax import batch_norm
@@ -49,6 +54,7 @@ from bnjax import collectives, kernel, moments
 from bnjax.kernel import Projections
 from bnjax.layout import Layout, by_platform
 from bnjax.moments import Moments, SplitMoments
+from bnjax.rules.correction import Correction, corrected, corrected_cotangent
 from bnjax.rules.forward import RuleConfig, forward, masked_pair
 
 
@@ -61,27 +67,28 @@ class Residuals(NamedTuple):
     weights: Array | None
     split: SplitMoments
     inv_std: Array  # q = r/a
+    correction: Correction | None  # λ and τ, for batch renormalization
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def normalize_by_vjp(config, x, gamma, beta, weights, mean_guess):
+def normalize_by_vjp(config, x, gamma, beta, weights, mean_guess, given):
     """Normalize; pulled back by hand."""
-    return forward(config, x, gamma, beta, weights, mean_guess)[0]
+    return forward(config, x, gamma, beta, weights, mean_guess, given)[0]
 
 
-def _fwd(config, x, gamma, beta, weights, mean_guess):
-    out, (split, inv_std) = forward(config, x, gamma, beta, weights, mean_guess)
-    return out, Residuals(x, gamma, beta, weights, split, inv_std)
+def _fwd(config, x, gamma, beta, weights, mean_guess, given):
+    out, found = forward(config, x, gamma, beta, weights, mean_guess, given)
+    return out, Residuals(x, gamma, beta, weights, *found)
 
 
 def pull_back(
     config: RuleConfig, residuals: Residuals, bars: tuple[Array, Moments]
-) -> tuple[Array, Array | None, Array | None, None, None]:
-    """Pull cotangents of (y, moments) back to (x, γ, β, weights, guess)."""
+) -> tuple[Array, Array | None, Array | None, None, None, None]:
+    """Pull cotangents of (y, moments) back to (x, γ, β, weights, guess, given statistics)."""
     features, axes = config.features, config.axes
-    x, gamma, beta, weights, split, inv_std = residuals
+    x, gamma, beta, weights, split, inv_std, correction = residuals
     y_bar, (mean_bar, var_bar, *_) = bars
-    scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
+    scale = kernel.scale(corrected(gamma, correction)[0], inv_std * split.unit)  # γ r, γ λ r
 
     def masked(layout: Layout) -> tuple[Array, Array, Array | None, Array | None]:
         return masked_pair(config, layout, y_bar, x, weights, inv_std.dtype)
@@ -98,7 +105,7 @@ def pull_back(
         by_platform(x, features, sums),
         lambda inner: kernel.coefficients(inner, scale, inv_std),  # −γ r Σ ȳ⁺ …: D.17
         Projections(mean_bar, 2 * var_bar / split.unit),  # + μ̄, + 2 σ̄²/a: D.7
-        (gamma, beta),
+        (gamma, beta, *(correction or ())),  # all that may differ between devices
         axes,
     )
 
@@ -110,12 +117,14 @@ def pull_back(
         x_bar = kernel.apply_kernel(t_plus, view, split, scale, mean_c, layout, p)
         return x_bar.astype(x.dtype).reshape(x.shape)
 
+    gamma_bar = inv_std * inner.deviations  # q Σ ȳ⁺ (z − a e): D.5
     return (
         by_platform(x, features, pulled),
-        None if gamma is None else inv_std * inner.deviations,  # q Σ ȳ⁺ (z − a e): D.5
+        None if gamma is None else corrected_cotangent(gamma_bar, inner.ones, correction),
         None if beta is None else beta_bar,  # Σ ȳ: D.5
         None,  # weights are constants
-        None,  # and the guess influences nothing but rounding
+        None,  # the guess influences nothing but rounding
+        None,  # λ and τ are constants
     )
 
 

@@ -18,7 +18,8 @@ push-forward needs:
 
 The derivatives of q and of σ² are JAX's; together this is K(ẋ) + γ̇ x̂ + β̇ (D.4, D.5), and right in
 every order, because m and v are polynomials of x. q, a and p are those of `kernel`, and a (x − μ₀)
-is its z − a e.
+is its z − a e. With a `Correction` (R.1) g is γ λ q, and γ τ is added, with a tangent of its own; λ
+and τ are constants, as μ₀ is.
 
 Example:
     >>> import jax, jax.numpy as jnp
@@ -43,6 +44,7 @@ from bnjax import collectives, kernel, moments
 from bnjax.kernel import Projections
 from bnjax.layout import Layout, by_platform, plain
 from bnjax.moments import Moments, SplitMoments
+from bnjax.rules.correction import GivenStatistics, compare, corrected
 from bnjax.rules.forward import (
     RuleConfig,
     inverse_std,
@@ -60,6 +62,7 @@ def normalize_over_vmap(
     beta: Array | None,
     weights: Array | None,
     mean_guess: Array | None,
+    given: GivenStatistics | None,
 ) -> tuple[Array, Moments]:
     """Normalize over the axes of a vmap; pushed forward by hand, and transposed by JAX."""
     axes = config.axes
@@ -72,8 +75,12 @@ def normalize_over_vmap(
     mean_step, var_step = collectives.sum_vectors(steps, axes)  # m, a v
     unit = split.unit
     var = split.var + (2 * (unit * var_step) - (unit * mean_step) ** 2)  # a² σ²
-    scale = kernel.scale(gamma, inverse_std(config, split, var))  # g
-    y = _normalize(config, x, x_step, scale, unit * mean_step, beta, weights, split)
+    inv_std = inverse_std(config, split, var)
+    correction = None if given is None else compare(split, inv_std, given, config.eps)
+    gamma_ratio, gamma_offset = corrected(gamma, correction)
+    scale = kernel.scale(gamma_ratio, inv_std)  # g
+    vectors = scale, unit * mean_step, beta, gamma_offset
+    y = _normalize(config, x, x_step, *vectors, weights, split)
     mean, var = split._replace(remainder=split.remainder + mean_step, var=var).natural()
     return y, Moments(mean, var, split.count, split.effective_count)
 
@@ -118,29 +125,31 @@ def _step_map(config, x_dot, x, weights, split):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _normalize_around(config, x, x_step, scale, mean_step, beta, weights, split):
-    """Return g [a (x − μ₀) − a m] + β for m = 0; the tangent of x is that of its step."""
+def _normalize_around(config, x, x_step, scale, mean_step, beta, gamma_offset, weights, split):
+    """Return g [a (x − μ₀) − a m] + γ τ + β for m = 0; the tangent of x is that of its step."""
     del x_step, mean_step  # 0
 
     def normalized(layout: Layout) -> Array:
-        return scale_and_shift(config, layout, x, split, scale * split.unit, beta, weights)
+        gamma_r = scale * split.unit
+        return scale_and_shift(config, layout, x, split, gamma_r, beta, gamma_offset, weights)
 
     return by_platform(x, config.features, normalized)
 
 
 @_normalize_around.defjvp
 def _push_around(config, primals, tangents):
-    x, _, scale, mean_step, _, weights, split = primals
+    x, _, scale, mean_step, _, _, weights, split = primals
     out = _normalize_around(config, *primals)
-    return out, _around_map(config, tangents[1:5], x, scale, mean_step, weights, split)
+    return out, _around_map(config, tangents[1:6], x, scale, mean_step, weights, split)
 
 
 @saving_arguments
 def _around_map(config, dots, x, scale, mean_step, weights, split):
-    """Map (ẋ, ġ, a ṁ, β̇) to ẏ."""
-    x_dot, scale_dot, mean_dot, beta_dot = dots
+    """Map (ẋ, ġ, a ṁ, β̇, and that of γ τ) to ẏ."""
+    x_dot, scale_dot, mean_dot, beta_dot, offset_dot = dots
     beta_dot = jnp.zeros_like(scale) if beta_dot is None else beta_dot
-    c = Projections(-(scale * mean_dot + scale_dot * mean_step), scale_dot)
+    constant = -(scale * mean_dot + scale_dot * mean_step)
+    c = Projections(constant if offset_dot is None else constant + offset_dot, scale_dot)
     gamma_r = scale * split.unit
 
     def pushed(layout: Layout) -> Array:

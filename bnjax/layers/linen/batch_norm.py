@@ -4,6 +4,8 @@ Two more entries may stand for the running statistics in `batch_stats`: "pool" b
 `measure_statistics` measures, "offset" in their place after `fold`.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen
 from flax.linen.dtypes import canonicalize_dtype
@@ -58,6 +60,7 @@ class BatchNorm(linen.BatchNorm):
             not finite, stay as they are.
         """
         x = jnp.asarray(x)
+        self._check(x)
         if common.is_complex(x, self.dtype, self.param_dtype):
             return super().__call__(x, use_running_average, mask=mask)
         given = linen.merge_param(
@@ -72,6 +75,7 @@ class BatchNorm(linen.BatchNorm):
         kept = jnp.float32 if self.force_float32_reductions else self.param_dtype
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, kept)
         var = self.variable("batch_stats", "var", jnp.ones, shape, kept)
+        comparison = self._comparison(mean.value, var.value)
         scale, bias = _scale_and_bias(self, shape)
         dtype = canonicalize_dtype(x, scale, bias, dtype=self.dtype)
         measuring = self.has_variable("batch_stats", "pool")
@@ -88,6 +92,7 @@ class BatchNorm(linen.BatchNorm):
             axis_index_groups=None if starting else self.axis_index_groups,
             rule=self.rule,
             mean_guess=mean.value,
+            **({} if starting or measuring else comparison),
             **options,
         )
         if measuring:
@@ -99,7 +104,18 @@ class BatchNorm(linen.BatchNorm):
             old = [v.value.astype(jnp.promote_types(v.value.dtype, summed)) for v in (mean, var)]
             new = common.update_statistics(old[0], old[1], moments, self.momentum)
             mean.value, var.value = new
+            self._count_step()
         return y
+
+    def _check(self, x: Array) -> None:
+        """Refuse what the layer cannot normalize: nothing."""
+
+    def _comparison(self, mean: Array, var: Array) -> dict[str, Any]:
+        """Return what training compares a batch with: nothing. `BatchRenorm` does."""
+        return {}
+
+    def _count_step(self) -> None:
+        """Count a step of training, where that matters."""
 
 
 def _scale_and_bias(layer: BatchNorm, shape: list[int]) -> tuple[Array | None, Array | None]:

@@ -60,6 +60,7 @@ class BatchNorm(nnx.BatchNorm):
             moment that is not finite, stay as they are.
         """
         x = jnp.asarray(x)
+        self._check(x)
         given = self.use_running_average if use_running_average is None else use_running_average
         mean, var = self.mean[...], self.var[...]
         scale, bias = (None if v is None else v[...] for v in (self.scale, self.bias))
@@ -89,6 +90,7 @@ class BatchNorm(nnx.BatchNorm):
             rule=self.rule,
             dtype=dtype,
             mean_guess=mean,
+            **({} if self.pool is not None else self._comparison(mean, var)),
             **options,
         )
         if self.pool is not None:
@@ -96,4 +98,15 @@ class BatchNorm(nnx.BatchNorm):
             return y
         updated = common.update_statistics(mean, var, moments, self.momentum)
         self.mean[...], self.var[...] = lax.stop_gradient(updated)  # as flax's
+        self._count_step()
         return y
+
+    def _check(self, x: Array) -> None:
+        """Refuse what the layer cannot normalize: nothing."""
+
+    def _comparison(self, mean: Array, var: Array) -> dict[str, Any]:
+        """Return what training compares a batch with: nothing. `BatchRenorm` does."""
+        return {}
+
+    def _count_step(self) -> None:
+        """Count a step of training, where that matters."""
