@@ -145,7 +145,7 @@ def test_a_binary_task_has_one_output(tmp_path, capsys):
     assert figures["statistics"]["precise"]["test_accuracy"] == figures["final_test_accuracy"]
 
 
-@pytest.mark.usefixtures("quick_training")
+@pytest.mark.slow
 def test_regression_is_judged_by_its_cost(tmp_path, capsys):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(120, 3))

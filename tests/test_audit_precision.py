@@ -65,7 +65,8 @@ def x(rng):
         (swish, swish, "float32"),
         (swish, swish, "float64"),
         pytest.param(swish, None, "float32", marks=pytest.mark.slow),
-        (None, swish, "float32"),  # the forward of the rule, without what it saves
+        # the forward of the rule, without what it saves
+        pytest.param(None, swish, "float32", marks=pytest.mark.slow),
         (None, None, "float32"),
     ],
 )

@@ -135,7 +135,7 @@ def test_vjp_refuses_to_be_pushed_forward(push):
         FIRST[push](outputs("vjp", None))
 
 
-@pytest.mark.parametrize("rule", ["vjp", "jvp"])
+@pytest.mark.parametrize("rule", ["vjp", pytest.param("jvp", marks=pytest.mark.slow)])
 def test_the_gradient_of_a_scan_is_mapped_over(rule, rng):
     def deep(x, gamma, rule):
         def layer(x, gamma):

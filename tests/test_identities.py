@@ -350,7 +350,9 @@ def traced_anew():
 ALIKE = (  # to one that is planted by default
     *("the recursion without g'", "a missing ⟨Δ⟩", "a missing x̂ ⟨Δ x̂⟩"),
     *("a factor B in the kernel", "a factor B in the cost", "unbiased for biased"),
-    "a biased variance that is right on average",
+    *("a biased variance that is right on average", "ε outside of the root"),
+    *("a factor B in the output error", "pooled without the means' variance"),
+    "folded without the mean",
 )
 
 

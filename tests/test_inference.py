@@ -154,7 +154,7 @@ CHECKS = {"pool": check_pooled, "average": check_averaged}
 DEALT = [X[k::3] for k in range(3)]  # 4, 4 and 3 of 11
 
 
-@pytest.mark.parametrize("gather", CHECKS)
+@pytest.mark.parametrize("gather", ["average", pytest.param("pool", marks=pytest.mark.slow)])
 def test_an_array_is_measured_in_even_batches_that_the_layers_see(gather):
     state = measure_population(NET, PARAMS, X, batch_size=4, gather=gather)
     CHECKS[gather](state, DEALT)

@@ -146,7 +146,9 @@ def test_folding_is_checked_in_full_precision(monkeypatch):
     assert seen == ["highest", "highest"]
 
 
-@pytest.mark.parametrize("gradient", ["rule", "hand", "autodiff"])
+@pytest.mark.parametrize(
+    "gradient", ["rule", "hand", pytest.param("autodiff", marks=pytest.mark.slow)]
+)
 def test_a_training_step_keeps_the_platform_s_default(gradient):
     step = training.make_step(NET, optax.sgd(0.5), gradient=gradient)
     start = training.init(NET, optax.sgd(0.5), jax.random.key(0))

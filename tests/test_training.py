@@ -187,6 +187,7 @@ def test_a_run_is_its_epochs_traced_once_donated_and_evaluated(key):
     assert all(p.evaluations["b"][-1] == 3 * p.train_state.params[-1].b[0] for p in seen)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_has_the_bits_of_one_without_a_break(key):
     optimizer = optax.sgd(0.5, momentum=0.9)
     whole, broken, rest = [], [], []

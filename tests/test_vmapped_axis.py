@@ -10,7 +10,7 @@ from jax import lax
 
 from bnjax import Moments, batch_norm
 
-RULES = ("vjp", "autodiff")  # over a vmap "jvp" is "vjp"
+RULES = ("vjp", pytest.param("autodiff", marks=pytest.mark.slow))  # over a vmap "jvp" is "vjp"
 D, N, C = 3, 2, 2
 rng = np.random.default_rng(0)
 X, X_DOT, Y_BAR = rng.normal(2, 3, (3, D, N, C))

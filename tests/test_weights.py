@@ -151,7 +151,9 @@ def test_neither_scale_is_limited_by_the_other(c, size):
         assert relative(a, b) <= 2e-6
 
 
-@pytest.mark.parametrize("gradient", ["rule", "hand", "autodiff"])
+@pytest.mark.parametrize(
+    "gradient", ["rule", "hand", pytest.param("autodiff", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", NETS)
 def test_a_step_is_free_of_the_weights_scale(name, gradient):
     step, start = step_of(name, gradient)
@@ -159,6 +161,7 @@ def test_a_step_is_free_of_the_weights_scale(name, gradient):
         check_scale(c, lambda w: step(start, X, TARGETS, w))
 
 
+@pytest.mark.slow
 def test_a_sweep_over_scales_is_one_network_many_times():
     step, start = step_of("bn")
     many = quick_jit(jax.vmap(make_step(NETS["bn"], optax.sgd(0.3)), (None, None, None, 0)))
