@@ -193,8 +193,8 @@ def _normalize_single_value(
     if given is not None:  # β + γ τ
         vectors = (v.reshape(-1) for v in (mean, zero, zero + 1, zero, zero + 1, zero + 1))
         inv_std = kernel.inverse_std(zero.reshape(-1), eps)
-        offset = corrected(gamma, compare(SplitMoments(*vectors), inv_std, given, eps))[1]
-        y += jnp.reshape(offset, zero.shape)
+        offset = compare(SplitMoments(*vectors), inv_std, given, eps).offset
+        y += (offset if gamma is None else gamma * offset).reshape(zero.shape)
     return y.astype(dtype or x.dtype).reshape(x.shape), Moments(mean, zero, jnp.ones_like(mean))
 
 

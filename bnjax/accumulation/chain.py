@@ -80,7 +80,7 @@ def segment_input(chain: SegmentChain, at: int, state: Any, batch: MicroBatch) -
         return zero_without_weight(state, batch)  # as in `network.run_layers`
     x, rest = state
     config = part_config(chain, x)
-    _, gamma, beta, w, split, inv_std = part_residuals(chain, at, x, batch)
+    _, gamma, beta, w, split, inv_std, _ = part_residuals(chain, at, x, batch)
     scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
     y = by_platform(
         x, config.features, lambda layout: scale_and_shift(config, layout, x, split, scale, beta, w)
