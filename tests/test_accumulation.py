@@ -223,7 +223,7 @@ def test_a_chain_of_convolutions_with_a_connection_past_them(rng):
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 2**16),
     axis=st.sampled_from([-1, 1]),

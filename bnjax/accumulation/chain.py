@@ -83,7 +83,9 @@ def segment_input(chain: SegmentChain, at: int, state: Any, batch: MicroBatch) -
     _, gamma, beta, w, split, inv_std, _ = part_residuals(chain, at, x, batch)
     scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
     y = by_platform(
-        x, config.features, lambda layout: scale_and_shift(config, layout, x, split, scale, beta, w)
+        x,
+        config.features,
+        lambda layout: scale_and_shift(config, layout, x, split, scale, beta, None, w),
     )
     return y, rest
 
