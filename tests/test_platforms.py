@@ -195,6 +195,11 @@ def calls():
         },
         "training": {
             "init": (partial(training.init, net, optax.adam(0.1)), key),
+            "make_accumulating_step": (
+                training.make_accumulating_step(net, optax.adam(0.1)),
+                start,
+                *(shape(2, *one.shape) for one in (x, targets)),
+            ),
             "make_epoch": (training.make_epoch(net, optax.adam(0.1)), start, order, x, targets),
             "make_step": (training.make_step(net, optax.adam(0.1)), start, x, targets, where),
             "shuffle": (partial(training.shuffle, samples=B, batch_size=4), key),
