@@ -117,7 +117,13 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(audit, refused, argu
 @pytest.mark.slow
 def test_alone_it_audits_its_own_rules_in_every_dtype(audit, monkeypatch):
     every = audit_cases.own_cases(0)
-    assert {case.rule for case in every} == {"batch_norm vjp", "batch_norm jvp", "normalize", "g'"}
+    normalizations = {"batch_norm vjp", "batch_norm jvp", "renorm vjp", "renorm jvp"}
+    assert {case.rule for case in every} == {
+        *normalizations,
+        "ghost_batch_norm vjp",
+        "normalize",
+        "g'",
+    }
     one = next(case for case in every if case.rule == "normalize")
     monkeypatch.setattr(command, "own_cases", lambda seed: [one])
     code, printed = audit(*QUICK)
