@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from bnjax import _checks, kernel
+from bnjax import _checks
 from bnjax.kernel import Projections
-from bnjax.layout import accumulator_dtype, by_platform
+from bnjax.layout import Layout, accumulator_dtype, by_platform
 from bnjax.moments import SplitMoments
 from bnjax.rules.forward import RuleConfig, scale_and_shift
 from bnjax.rules.vjp import Residuals, pull_back_samples
@@ -80,14 +80,14 @@ def segment_input(chain: SegmentChain, at: int, state: Any, batch: MicroBatch) -
         return zero_without_weight(state, batch)  # as in `network.run_layers`
     x, rest = state
     config = part_config(chain, x)
-    _, gamma, beta, w, split, inv_std, _ = part_residuals(chain, at, x, batch)
-    scale = kernel.scale(gamma, inv_std * split.unit)  # γ r
-    y = by_platform(
-        x,
-        config.features,
-        lambda layout: scale_and_shift(config, layout, x, split, scale, beta, None, w),
-    )
-    return y, rest
+    residuals = part_residuals(chain, at, x, batch)
+    _, _, beta, w, split, *_ = residuals
+    scale = residuals.scale()  # γ r
+
+    def normalized(layout: Layout) -> Array:
+        return scale_and_shift(config, layout, x, split, scale, beta, None, w)
+
+    return by_platform(x, config.features, normalized), rest
 
 
 def pull_back_part(

@@ -263,14 +263,13 @@ def add_offset(
 
 
 def _average(old: Array, new: Array, taken: Array, momentum: ArrayLike) -> Array:
-    # `old` as it is, sharded by type as it is: `new` may be so otherwise
+    # weights of 0 and 1 in place of a choice: what is not taken may be NaN
     keep, add = (
         jnp.where(taken, weight, otherwise).astype(old.dtype)
         for weight, otherwise in ((momentum, 1), (1 - momentum, 0))
     )
     new = jnp.where(taken, new, 0).astype(old.dtype)
-    average, spec = keep * old + add * new, jax.typeof(old).sharding.spec
-    return average if jax.typeof(average).sharding.spec == spec else reshard(average, spec)
+    return sharded_like(keep * old + add * new, old)
 
 
 def _widen(x: ArrayLike, *others: Any) -> Array:

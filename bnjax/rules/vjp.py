@@ -69,6 +69,11 @@ class Residuals(NamedTuple):
     inv_std: Array  # q = r/a
     correction: Correction | None  # λ and τ, for batch renormalization
 
+    def scale(self) -> Array:
+        """Return γ r, or γ λ r."""
+        gamma = corrected(self.gamma, self.correction)[0]
+        return kernel.scale(gamma, self.inv_std * self.split.unit)
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def normalize_by_vjp(config, x, gamma, beta, weights, mean_guess, given):
@@ -87,7 +92,7 @@ def pull_back(
     """Pull cotangents of (y, moments) back to (x, γ, β, weights, guess, given statistics)."""
     _, gamma, beta, _, split, inv_std, correction = residuals
     y_bar, (mean_bar, var_bar, *_) = bars
-    scale = _scale(residuals)
+    scale = residuals.scale()
     (inner, beta_bar), c = collectives.sum_pulled_back(
         pull_back_sums(config, residuals, y_bar),
         lambda inner: kernel.coefficients(inner, scale, inv_std),  # −γ r Σ ȳ⁺ …: D.17
@@ -127,7 +132,7 @@ def pull_back_samples(
 ) -> Array:
     """Return x̄ = γ r ȳ⁺ + (w/n) [c₁ + c₂ (z − a e)]: D.7, D.17."""
     x, _, _, weights, split, inv_std, _ = residuals
-    scale = _scale(residuals)
+    scale = residuals.scale()
 
     def pulled(layout: Layout) -> Array:
         t_plus, view, w, _ = masked_pair(config, layout, y_bar, x, weights, inv_std.dtype)
@@ -137,12 +142,6 @@ def pull_back_samples(
         return x_bar.astype(x.dtype).reshape(x.shape)
 
     return by_platform(x, config.features, pulled)
-
-
-def _scale(residuals: Residuals) -> Array:
-    """Return γ r, or γ λ r."""
-    gamma = corrected(residuals.gamma, residuals.correction)[0]
-    return kernel.scale(gamma, residuals.inv_std * residuals.split.unit)
 
 
 _pull_back_jitted = jax.jit(pull_back, static_argnums=0)  # one program for an eager caller

@@ -82,10 +82,9 @@ def make_accumulating_step(
         _check_micro_batches(net, params, state, x, targets, where, sync_statistics)
         if sync_statistics:
             (cost, moments), grads = exact_gradient(net, params, x, targets, where, keep_every)
-            state = network.update_statistics(net, state, moments)
         else:
-            cost, grads, stacked = separate_gradients(net, params, state, x, targets, where)
-            state = _update_once(net, state, stacked)
+            cost, grads, moments = separate_gradients(net, params, state, x, targets, where)
+        state = network.update_statistics(net, state, moments)  # once
         return apply_gradient(optimizer, train_state, state, grads), cost
 
     return step
@@ -186,12 +185,3 @@ def separate_gradients(
         add, (jnp.zeros((), dtype), zeros), (parts, x, targets, where)
     )
     return cost, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params), moments
-
-
-def _update_once(net: Network, state: State, moments: tuple[Moments, ...]) -> State:
-    """Update the running statistics with those of micro-batches, as with those of devices."""
-
-    def update(one: tuple[Moments, ...]) -> State:
-        return network.update_statistics(net, state, one, "micro-batches")
-
-    return jax.vmap(update, axis_name="micro-batches", out_axes=None)(moments)
