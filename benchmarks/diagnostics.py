@@ -48,7 +48,7 @@ def main() -> None:
 
 def _child(every: int, epochs: int) -> None:
     """Train once; print processor seconds."""
-    from bnjax.app import diagnostics
+    from bnjax.app.measures import looks as diagnostics
     from bnjax.app.main import run
 
     spent = {"start": 0.0, "looks": 0.0, "began": 0.0, "ended": 0.0}

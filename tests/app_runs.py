@@ -5,15 +5,37 @@ from contextlib import contextmanager
 
 import pytest
 
-from bnjax.app.runs import RunFolder
+from bnjax.app.run import config
+from bnjax.app.run.folder import RunFolder
+from bnjax.app.run.metrics import Line
 
 
 class Killed(BaseException):
     """A kill that the program does not see coming."""
 
 
+def begun(path, options, *, digest="", batch_size=16):
+    """A run folder as a run of these options begins it."""
+    folder = RunFolder.create(str(path), overwrite=False)
+    resolved = config.Resolved(
+        data=options.data, digest=digest, batch_size=batch_size, learning_rate=0.5, devices=1
+    )
+    folder.write(config.FILE, config.make(options, resolved))
+    return folder
+
+
+def line(network, epoch, **more):
+    """A line of metrics.jsonl."""
+    rest = {"train_accuracy": None, "test_accuracy": None, "seconds": 0.1 * epoch} | more
+    return Line(network=network, epoch=epoch, step=3 * epoch, cost=1.0, test_cost=1.0) | rest
+
+
 def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def summary_of(folder):
+    return json.loads((folder / "summary.json").read_text())
 
 
 def lines_written(folder):

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from bnjax.app import audit as command
-from bnjax.app import audit_cases
+from bnjax.app.commands import audit as command
+from bnjax.app.commands import audit_cases
 from bnjax.app.main import run
 
 MODULE = """
@@ -95,7 +95,7 @@ def test_without_a_reference_the_function_is_held_to_finite_differences(audit):
         (["nowhere:f", "--args", "theirs:make_args"], "functions: there is no module 'nowhere'"),
         (["broken:f", "--args", "theirs:make_args"], "importing broken raised ModuleNotFoundError"),
         (["theirs:rigth", "--args", "theirs:make_args"], "has no 'rigth': did you mean 'right'?"),
-        (["theirs:number", "--args", "theirs:make_args"], "theirs:number is no function but int"),
+        (["theirs:number", "--args", "theirs:make_args"], "theirs:number is a int, not a function"),
         (["theirs:right", "--args", "theirs:cannot"], "theirs:cannot() raised RuntimeError: no da"),
         (["theirs:right", "--args", "theirs:not_a_tuple"], "`args` must be a tuple"),
         (["theirs:right", "--args", "theirs:empty"], "`args` must hold at least one number"),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from processes import all_ended, command, cpus, ended, free_address
 
-pytest.importorskip("orbax.checkpoint")
+pytest.importorskip("tyro")
 
-from bnjax.app import saved
+from bnjax.app.run import metrics
 
 TASK = ["--hidden", "5", "--batch-size", "16", "--epochs", "4", "--checkpoint-every", "3"]
 X64 = {"JAX_ENABLE_X64": "1"}
@@ -31,7 +31,7 @@ def two(*arguments):
 
 def close(folder, wanted):
     """The same run but for rounding, in float64."""
-    lines = [saved.read_metrics(path) for path in (folder, wanted)]
+    lines = [metrics.read(path) for path in (folder, wanted)]
     assert len(lines[0]) == len(lines[1]) == 8
     for got, right in zip(*lines, strict=True):
         assert [got[k] for k in ("network", "epoch", "step")] == [
@@ -73,7 +73,7 @@ def test_each_device_may_normalize_by_itself(task, alone, tmp_path):
     folder = tmp_path / "apart"
     more = ["--devices", "2", "--no-sync-statistics", "--gradient", "hand"]
     ended(one(*task, *more, "--out", folder, devices=2))
-    lines = [saved.read_metrics(path) for path in (folder, alone)]
+    lines = [metrics.read(path) for path in (folder, alone)]
     for got, right in zip(*lines, strict=True):
         same = got["cost"] == pytest.approx(right["cost"], rel=1e-9)
         assert same == (got["network"] == "baseline")

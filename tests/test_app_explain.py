@@ -1,14 +1,12 @@
 """What --diagnostics records, what bnjax explain makes of it, and what it does with ruins."""
 
 import base64
-import dataclasses
 import html
 import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +16,15 @@ from processes import HANGING
 
 pytest.importorskip("matplotlib")
 
-from app_runs import killed_before, metrics
+from app_runs import begun, killed_before, line, metrics
 
 from bnjax import geometry, identities
 from bnjax.app import data as datasets
-from bnjax.app import diagnostics
 from bnjax.app.main import run
+from bnjax.app.measures import looks
 from bnjax.app.options import Train
 from bnjax.app.report import findings, sphere, weight, words
 from bnjax.app.report.evidence import Evidence
-from bnjax.app.runs import RunFolder
 from bnjax.network import Network, init
 
 BROWSER = next(
@@ -51,26 +48,25 @@ def recorded(three_classes, tmp_path_factory):
     options = Train(data=str(three_classes), hidden=(5,), batch_size=16, epochs=4, diagnostics=2)
     found = datasets.load(options.data, cost=options.cost)
     x, targets = jnp.asarray(found.x_train), jnp.asarray(found.targets_train)
-    folder = RunFolder.create(str(path), overwrite=False)
-    resolved = {"learning_rate": 0.5, "batch_size": 16, "data": options.data}
-    folder.write_config(dataclasses.asdict(options), resolved | {"digest": datasets.digest(found)})
-    runs = {}
-    for name in ("baseline", "bn"):
-        net = Network((3, 5, 3), norm=name == "bn")
-        params, state = init(net, jax.random.key(0))
-        runs[name] = SimpleNamespace(net=net, here=SimpleNamespace(params=params, state=state))
-    session = SimpleNamespace(options=options, folder=folder, batch_size=16, runs=runs, epoch=0)
-    recorder = diagnostics.Recorder(session, x, targets)
-    for epoch in (1, 2, 3, 4):
-        for name, one in runs.items():
-            one.here.params = jax.tree.map(lambda a: 0.9 * a, one.here.params)
-            figures = {"cost": 1 / epoch, "test_cost": 1.0, "test_accuracy": 1 - 0.2 / epoch}
-            line = {"network": name, "epoch": epoch, "step": 3 * epoch, **figures}
-            folder.write_metrics(line | recorder.look(name, epoch))
+    folder = begun(path, options, digest=datasets.digest(found))
+    nets = {name: Network((3, 5, 3), norm=name == "bn") for name in ("baseline", "bn")}
+    started = {name: init(net, jax.random.key(0)) for name, net in nets.items()}
+    params = {name: params for name, (params, _) in started.items()}
+    batch = looks.choose_batch(x, targets, batch_size=16, seed=options.seed)
+    recorder = looks.Recorder(folder, nets, params, batch, every=2, epochs=4)
+    for epoch in (0, 1, 2, 3, 4):
+        for name in nets:
+            if epoch:
+                params[name] = jax.tree.map(lambda a: 0.9 * a, params[name])
+            seen = recorder.look(name, params[name], epoch)
+            if epoch:
+                figures = {"cost": 1 / epoch, "test_accuracy": 1 - 0.2 / epoch}
+                figures |= {"geometry": seen} if seen else {}
+                folder.write_metrics(line(name, epoch, **figures))
     recorder.write()
     described = {"center": found.center, "spread": found.spread, "classes": found.classes}
-    for name, one in runs.items():
-        folder.write_params(f"params_{name}", one.here.params, one.here.state, **described)
+    for name, (_, state) in started.items():
+        folder.write_params(f"params_{name}", params[name], state, **described)
     folder.close()
     return path
 
@@ -90,22 +86,22 @@ def explained(folder, capsys, *more):
 
 
 def test_every_second_epoch_is_looked_at_and_the_start(recorded):
-    (x, targets), history = diagnostics.read(recorded)
+    (x, targets), history = looks.read(recorded)
     assert x.shape == (16, 3) and targets.shape == (16, 3)
     assert {name: rows["epoch"].tolist() for name, rows in history.items()} == {
         "baseline": [0, 2, 4],
         "bn": [0, 2, 4],
     }
-    for line in metrics(recorded):
-        assert ("geometry" in line) == (line["epoch"] % 2 == 0)
-        if "geometry" in line:
-            row = history[line["network"]][line["epoch"] // 2]
-            np.testing.assert_allclose(line["geometry"]["W_bar"], row["W_bar"], rtol=1e-3)
-            assert not {"cos1", "percentiles", "epoch"} & line["geometry"].keys()
+    for one in metrics(recorded):
+        assert ("geometry" in one) == (one["epoch"] % 2 == 0)
+        if "geometry" in one:
+            row = history[one["network"]][one["epoch"] // 2]
+            np.testing.assert_allclose(one["geometry"]["W_bar"], row["W_bar"], rtol=1e-3)
+            assert not {"cos1", "percentiles", "epoch"} & one["geometry"].keys()
 
 
 def test_the_last_look_is_at_the_network_that_the_run_leaves(recorded):
-    (x, targets), history = diagnostics.read(recorded)
+    (x, targets), history = looks.read(recorded)
     x, targets = np.asarray(x, np.float64), np.asarray(targets, np.float64)
     with np.load(recorded / "params_bn.npz") as params:
         W, gamma, beta = (params[f"layer0.{name}"] for name in ("W", "gamma", "beta"))
@@ -119,40 +115,32 @@ def test_the_last_look_is_at_the_network_that_the_run_leaves(recorded):
     np.testing.assert_allclose(last["W_bar"][1], rms, rtol=1e-9)
 
 
-def test_without_diagnostics_nothing_is_done():
-    session = SimpleNamespace(options=Train(), folder=None)
-    recorder = diagnostics.Recorder(session, None, None)
-    assert recorder.look("bn", 0) == {}
-    recorder.write()
-
-
 @pytest.mark.parametrize(
     ("own", "samples", "size"), [(16, 50, 16), (1, 100, 60), (5000, 5000, 1000), (1, 9, 9)]
 )
 def test_the_batch_is_as_large_as_a_mini_batch(own, samples, size):
     x = np.arange(samples)
-    chosen, same = diagnostics.choose_batch(x, x, batch_size=own, seed=3)
+    chosen, same = looks.choose_batch(x, x, batch_size=own, seed=3)
     assert chosen.shape == (size,) and len(np.unique(chosen)) == size
     np.testing.assert_array_equal(chosen, same)
-    again, _ = diagnostics.choose_batch(x, x, batch_size=own, seed=3)
+    again, _ = looks.choose_batch(x, x, batch_size=own, seed=3)
     np.testing.assert_array_equal(chosen, again)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lose", [False, True])
 def test_a_killed_run_goes_on_as_if_never_stopped(task, tmp_path, capsys, lose):
-    pytest.importorskip("orbax.checkpoint")
     more = ["--epochs", "5", "--checkpoint-every", "2", "--diagnostics", "1"]
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert run([*task, *more, "--out", str(whole)]) == 0
     with killed_before("bn", 4):
         run([*task, *more, "--out", str(folder)])
     if lose:
-        (folder / diagnostics.FILE).write_bytes(b"not an archive")
+        (folder / looks.FILE).write_bytes(b"not an archive")
     assert run(["train", "--resume", str(folder)]) == 0
     printed = capsys.readouterr().err
     assert ("looks up to epoch 2 are missing" in printed) == lose
-    (batch, wanted), (same, found) = diagnostics.read(whole), diagnostics.read(folder)
+    (batch, wanted), (same, found) = looks.read(whole), looks.read(folder)
     for one, other in zip(batch, same, strict=True):
         np.testing.assert_array_equal(one, other)
     for name, rows in wanted.items():
@@ -373,7 +361,7 @@ def test_without_normalization_the_averages_learn_or_balance():
 def test_a_weight_of_the_run_has_the_slope_of_the_cost(recorded, capsys):
     found = explained(recorded, capsys, "--layer", "0", "--neuron", "3", "--input", "1")["weight"]
     assert (found["layer"], found["neuron"], found["input"]) == (0, 3, 1)
-    (x, targets), _ = diagnostics.read(recorded)
+    (x, targets), _ = looks.read(recorded)
     x, targets = np.asarray(x), np.asarray(targets)
     with np.load(recorded / "params_bn.npz") as params:
         params = {name: array.copy() for name, array in params.items()}
@@ -463,7 +451,7 @@ def test_the_page_says_what_json_says_and_cites_equations_that_exist(page, recor
         assert html.escape(finding["text"]) in text and finding["tags"]
         assert set(finding["tags"]) <= tags
     assert html.escape(found["weight"]["text"]) in text
-    _, history = diagnostics.read(recorded)
+    _, history = looks.read(recorded)
     wanted = history["bn"]["W_bar"] / history["baseline"]["W_bar"]
     figures = {one["name"]: one["figures"] for one in found["findings"]}["amplitudes"]
     k = figures["epoch"] // 2
@@ -515,7 +503,7 @@ def test_a_browser_shows_the_page_and_misses_nothing(page, tmp_path):
 
 def test_a_run_without_diagnostics_is_looked_at_in_its_end(copy, recorded, capsys, refused):
     whole = explained(recorded, capsys)
-    (copy / diagnostics.FILE).unlink()
+    (copy / looks.FILE).unlink()
     config = json.loads((copy / "config.json").read_text())
     config["options"]["diagnostics"] = 0
     (copy / "config.json").write_text(json.dumps(config))
@@ -538,9 +526,9 @@ def test_a_run_of_the_baseline_only_has_no_word_of_normalization(copy, capsys):
     (copy / "params_bn.npz").unlink()
     kept = [line for line in metrics(copy) if line["network"] == "baseline"]
     (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
-    with np.load(copy / diagnostics.FILE) as arrays:
+    with np.load(copy / looks.FILE) as arrays:
         arrays = {name: array for name, array in arrays.items() if name != "bn"}
-    np.savez(copy / diagnostics.FILE, **arrays)
+    np.savez(copy / looks.FILE, **arrays)
     found = explained(copy, capsys)
     names = {one["name"] for one in found["findings"]}
     assert names == {"curves", "averages", "errors", "inputs", "directions"}
@@ -560,7 +548,7 @@ def test_a_run_that_was_killed_shows_its_course(copy, capsys):
 
 @pytest.mark.parametrize("damage", ["cut", "other", "pickled"])
 def test_a_damaged_record_is_named_and_the_rest_shown(copy, capsys, damage):
-    file = copy / diagnostics.FILE
+    file = copy / looks.FILE
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:1000])
     elif damage == "other":
@@ -569,32 +557,34 @@ def test_a_damaged_record_is_named_and_the_rest_shown(copy, capsys, damage):
         np.savez(file, x=np.array([{}], object))
     (copy / "params_baseline.npz").unlink()
     found = explained(copy, capsys)
-    assert f"{diagnostics.FILE} cannot be read" in found["missing"][0]
+    assert f"{looks.FILE} cannot be read" in found["missing"][0]
     assert found["looks"] == {"bn": [4]}  # from the data
 
 
 def test_rows_that_are_not_finite_are_left_out_and_named(copy, capsys):
-    with np.load(copy / diagnostics.FILE) as arrays:
-        arrays = dict(arrays)
+    with np.load(copy / looks.FILE) as arrays:
+        arrays = {name: array for name, array in arrays.items() if name != "sha256"}
     arrays["bn"]["W_bar"][1:] = np.nan
-    np.savez(copy / diagnostics.FILE, **arrays)
+    np.savez(copy / looks.FILE, **arrays)
     found = explained(copy, capsys)
     assert found["looks"]["bn"] == [0]
     assert "After epoch 2 the figures of bn are not finite" in found["missing"][0]
 
 
 def test_where_nothing_can_be_shown_it_is_an_error(copy, tmp_path, capsys, refused):
-    assert "holds no config.json" in refused("explain", tmp_path / "nowhere")
+    assert "no run has begun in it: there is no config.json" in refused(
+        "explain", tmp_path / "nowhere"
+    )
     (copy / "params_bn.npz").write_bytes(b"not an archive")
     assert "cannot be read" in explained(copy, capsys)["missing"][0]
-    (copy / diagnostics.FILE).unlink()
+    (copy / looks.FILE).unlink()
     for file in copy.glob("params_*.npz"):
         file.unlink()
     (copy / "metrics.jsonl").write_text("")
     assert "nothing to show" in refused("explain", copy)
     (copy / "metrics.jsonl").unlink()
-    assert "metrics.jsonl cannot be read" in refused("explain", copy)
+    assert "nothing to show" in refused("explain", copy)
     (copy / "config.json").write_text("[]")
-    assert "not one of bnjax train" in refused("explain", copy)
+    assert "expected `object`, got `array`" in refused("explain", copy)
     (copy / "config.json").write_text("{")
     assert "config.json cannot be read" in refused("explain", copy)

@@ -1,7 +1,6 @@
 """A run read back: load_run, and bnjax predict on every kind of file."""
 
 import csv
-import dataclasses
 import gzip
 import json
 
@@ -13,12 +12,12 @@ import pytest
 pytest.importorskip("sklearn")
 
 from app_data import idx
+from app_runs import begun, line
 
 from bnjax import Network, bn_apply, init
 from bnjax.app import load_run
 from bnjax.app.main import run
 from bnjax.app.options import Train
-from bnjax.app.runs import RunFolder
 
 X = np.random.default_rng(0).integers(0, 256, (60, 2, 3))
 CLASSES = np.array(["dark", "grey", "light"])
@@ -28,8 +27,7 @@ LABELS = np.digitize(X.mean(axis=(1, 2)), [110, 140])
 def leave(folder, sizes, rng, *, classes, cost="softmax_cross_entropy", names=("baseline", "bn")):
     """Leave the folder of a run whose parameters and statistics are random numbers."""
     options = Train(cost=cost, hidden=sizes[1:-1])
-    run_folder = RunFolder.create(str(folder), overwrite=False)
-    run_folder.write_config(dataclasses.asdict(options), {})
+    run_folder = begun(folder, options)
     scaling = {"center": rng.normal(size=sizes[0]), "spread": 100 * rng.random(sizes[0])}
     for name in names:
         net = Network(sizes, cost=cost, norm=name == "bn")
@@ -45,7 +43,7 @@ def leave(folder, sizes, rng, *, classes, cost="softmax_cross_entropy", names=("
         )
         run_folder.write_params(f"params_{name}", params, state, classes=classes, **scaling)
         for epoch in (1, 2):
-            run_folder.write_metrics({"network": name, "epoch": epoch, "cost": 1.0})
+            run_folder.write_metrics(line(name, epoch))
     run_folder.close()
     return folder
 
@@ -195,7 +193,7 @@ def test_what_cannot_be_predicted_is_one_line(trained, tmp_path, refused):
     good = str(tmp_path / "good.npz")
     np.savez(good, x=X)
     for arguments, message in (
-        ([str(tmp_path), good], "config.json cannot be read"),
+        ([str(tmp_path), good], "there is no config.json"),
         ([str(trained), "nowhere.npz"], "'nowhere.npz' is neither a file"),
         ([str(trained), str(tmp_path)], "expected a file, got a folder"),
         ([str(trained), str(tmp_path / "narrow.npz")], "expected 6 features per sample"),

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from bnjax.app import saved
 from bnjax.app.main import run
+from bnjax.app.run import metrics
 
 RATES, SEEDS = (0.02, 1e30), 2
 TASK = ["--hidden", "--norm-output", "--cost", "squared_error", "--batch-size", "16"]
@@ -70,7 +70,7 @@ def test_each_network_is_as_train_would_have_trained_it(swept, data, tmp_path):
         arguments = ["train", "--data", str(data), *TASK, "--epochs", "6", "--seed", str(seed)]
         arguments += ["--learning-rate", str(RATES[0]), "--checkpoint-every", "0"]
         assert run([*arguments, "--out", str(tmp_path / str(seed))]) == 0
-        lines = saved.read_metrics(tmp_path / str(seed))
+        lines = metrics.read(tmp_path / str(seed))
         for line in lines[-2:]:
             (row,) = (
                 row

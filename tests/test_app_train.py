@@ -12,6 +12,7 @@ from bnjax import bn_apply
 from bnjax.app import load_run
 from bnjax.app.data import load
 from bnjax.app.main import run
+from bnjax.app.run.folder import RunFolder
 
 QUICK = ["--epochs", "2", "--hidden", "6", "--batch-size", "200"]
 
@@ -41,7 +42,7 @@ def test_json_prints_one_object_on_stdout_and_progress_goes_to_stderr(finished):
 
 def test_the_run_folder_holds_what_it_should(finished):
     folder, *_ = finished
-    names = {"config.json", "summary.json", "metrics.jsonl", "folded.npz"}
+    names = {".bnjax", "config.json", "summary.json", "metrics.jsonl", "folded.npz"}
     names |= {"curves.png", "inputs.png"}
     assert {file.name for file in folder.iterdir()} == names | {
         "params_baseline.npz",
@@ -118,15 +119,75 @@ def test_a_run_repeats_to_the_last_bit(finished, tmp_path, capsys):
     assert "steps to 95 %" in out and str(tmp_path / "again") in out
 
 
+BASELINE = ["--hidden", "--epochs", "1", "--network", "baseline"]
+
+
 @pytest.mark.usefixtures("quick_training")
-def test_a_folder_in_use_is_refused_unless_overwritten(tmp_path, refused):
-    (tmp_path / "metrics.jsonl").write_text("precious\n")
-    (tmp_path / "notes.txt").write_text("mine\n")
-    one = ["--hidden", "--epochs", "1", "--network", "baseline", "--out", str(tmp_path)]
+def test_a_run_is_overwritten_on_demand_and_what_is_not_of_it_stays(tmp_path, refused, capsys):
+    folder = tmp_path / "run"
+    one = [*BASELINE, "--checkpoint-every", "1", "--out", str(folder)]
+    assert run(["train", *one]) == 0
+    for name in ("notes.txt", "checkpoints/notes.txt", "report.txt"):
+        (folder / name).write_text("mine\n")
+    before = (folder / "summary.json").read_text()
+    capsys.readouterr()
     assert "is not empty" in refused("train", *one)
-    assert (tmp_path / "metrics.jsonl").read_text() == "precious\n"
+    assert (folder / "summary.json").read_text() == before
     assert run(["train", *one, "--overwrite"]) == 0
-    assert len(metrics(tmp_path)) == 1 and (tmp_path / "notes.txt").read_text() == "mine\n"
+    assert len(metrics(folder)) == 1 and (folder / "summary.json").read_text() != before
+    for name in ("notes.txt", "checkpoints/notes.txt", "report.txt"):
+        assert (folder / name).read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("marker", [None, "{}", '{"folder": "sweep", "bnjax": "0"}', "{"])
+def test_a_folder_that_holds_no_run_is_never_emptied(marker, tmp_path, refused):
+    files = {
+        "config.json": "{}",
+        "report/a.html": "mine",
+        "checkpoints/b": "mine",
+        "curves.png": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    if marker is not None:
+        (tmp_path / ".bnjax").write_text(marker)
+    said = refused("train", *BASELINE, "--out", tmp_path, "--overwrite")
+    assert "overwrite" in said and "name another folder" in said
+    for name, text in files.items():
+        assert (tmp_path / name).read_text() == text
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "report", "curves.png"])
+def test_no_link_in_a_run_folder_is_followed(name, tmp_path, refused):
+    folder, outside = tmp_path / "run", tmp_path / "outside"
+    RunFolder.create(str(folder), overwrite=False).close()
+    if name in ("checkpoints", "report"):
+        outside.mkdir()
+        inside = [outside / "epoch_1.npz", outside / "index.html"]
+    else:
+        inside = [outside]
+    for file in inside:
+        file.write_text("precious")
+    (folder / name).symlink_to(outside)
+    (folder / "config.json").write_text("{}")
+    run(["train", *BASELINE, "--out", str(folder), "--overwrite"])
+    assert all(file.read_text() == "precious" for file in inside)
+
+
+def test_an_empty_name_is_no_folder(in_tmp_path, refused):
+    assert "--out: expected the name of a folder, got an empty one" in refused("train", "--out", "")
+    assert not list(in_tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("quick_training")
+def test_a_run_killed_before_it_wrote_anything_can_begin_again(tmp_path, refused):
+    folder = tmp_path / "run"
+    RunFolder.create(str(folder), overwrite=False).close()
+    (folder / "..bnjax.tmp").write_text("{")
+    assert f"begin one with bnjax train --out {folder}" in refused("train", "--resume", folder)
+    assert run(["train", *BASELINE, "--out", str(folder)]) == 0
+    assert {file.name for file in folder.iterdir() if "tmp" in file.name} == set()
 
 
 @pytest.mark.slow
@@ -201,7 +262,10 @@ def test_batch_gradient_descent_makes_one_step_per_epoch(tmp_path):
         (["--test-fraction", "1.5"], "--test-fraction"),
         (["--seed", "-3"], "--seed: expected a number at least 0"),
         (["--norm-output", "--network", "baseline"], "--norm-output: the baseline normalizes"),
-        (["--epoch", "3"], "Unrecognized options: --epoch, 3 Did you mean --epochs?"),
+        (
+            ["--epoch", "3"],
+            "unknown option --epoch. Did you mean --epochs? See bnjax train --help.",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, in_tmp_path, refused):
@@ -212,7 +276,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, in_tmp_path, 
 def test_an_unwritable_folder_is_refused(tmp_path, refused):
     (tmp_path / "file").write_text("")
     err = refused("train", *QUICK, "--out", tmp_path / "file" / "run")
-    assert "cannot be written" in err
+    assert "--out: " in err and "cannot be used: Not a directory" in err
 
 
 def test_help_has_an_example_and_version_works(capsys):
@@ -228,6 +292,7 @@ def test_without_the_extra_one_line_says_what_to_install():
 import sys
 sys.modules["tyro"] = None
 from bnjax.app.main import run
+from bnjax.app.run.folder import RunFolder
 sys.exit(run(["train"]))
 """
     _, err = ended(python("-c", code), code=2)

@@ -8,7 +8,7 @@ from processes import command as start
 from processes import ended
 
 from bnjax import identities
-from bnjax.app import verify as command
+from bnjax.app.commands import verify as command
 from bnjax.app.main import run
 
 TAGS = [one.tag for one in identities.all()]

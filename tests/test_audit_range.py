@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from bnjax import audit
-from bnjax.app.audit_cases import DTYPES, range_case
+from bnjax.app.commands.audit_cases import DTYPES, range_case
 
 
 def power_of_two_near(a):

@@ -14,7 +14,7 @@ import pytest
 from jax import export
 
 from bnjax import backprop, folding, geometry, identities, jacobian, network, training
-from bnjax.app import evaluation, gradients
+from bnjax.app.measures import evaluation, gradients
 from bnjax.identities import flows
 from bnjax.identities.quick import quick
 

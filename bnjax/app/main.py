@@ -1,11 +1,14 @@
 """The `bnjax` command: parse, hand over, and turn errors into one line and an exit code."""
 
 import contextlib
+import dataclasses
+import difflib
 import io
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import bnjax
@@ -13,72 +16,81 @@ from bnjax.app.errors import UserError
 
 _DESCRIPTION = """Batch normalization, trained, checked and explained.
 
-Example: bnjax train --epochs 20 --learning-rate 1"""
+Example: bnjax train --epochs 20 --learning-rate 1
+
+The version: bnjax --version, or -V."""
+_INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    sys.exit(run(sys.argv[1:]))
+    code = _INTERRUPTED
+    with contextlib.suppress(KeyboardInterrupt):  # another one, while the first is reported
+        code = run(sys.argv[1:], keep_programs=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to be interrupted
+    sys.exit(code)
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], *, keep_programs: bool = False) -> int:
     """Run one command.
 
     Args:
         arguments: What stands behind `bnjax` on the command line.
+        keep_programs: Whether compiled programs are kept, unless --no-compilation-cache is given.
 
     Returns:
         The exit code: 0; 1 where `verify` finds an equation that falls short or `audit` a rule that
-        disagrees; 2 for what the user can mend; 3 where training diverged; 130 after Ctrl-C.
+        disagrees; 2 for what the user can correct; 3 where training diverged; 130 after Ctrl-C or
+        SIGTERM.
     """
-    if list(arguments) == ["--version"]:
+    if list(arguments) in (["--version"], ["-V"]):
         print(f"bnjax {bnjax.__version__}")
         return 0
     try:
-        from bnjax.app import audit
-        from bnjax.app.explain import explain
-        from bnjax.app.options import Audit, Explain, Predict, Sweep, Train, Verify
-        from bnjax.app.predict import predict
-        from bnjax.app.sweep import sweep
-        from bnjax.app.train import train
-        from bnjax.app.verify import verify
+        return _run(arguments, keep_programs)
+    except UserError as error:
+        return _complain(str(error))
     except ModuleNotFoundError as missing:
         return _complain(
             f"the command line needs {missing.name}, which is not installed: "
             "pip install 'bnjax[cli]'"
         )
-    try:
-        command = _parse(
-            arguments or ["--help"],
-            {
-                "train": Train,
-                "sweep": Sweep,
-                "explain": Explain,
-                "predict": Predict,
-                "verify": Verify,
-                "audit": Audit,
-            },
-        )
-        if isinstance(command, Train):
-            return train(command, given=_given(arguments))
-        if isinstance(command, Sweep):
-            return sweep(command)
-        if isinstance(command, Explain):
-            return explain(command)
-        if isinstance(command, Predict):
-            return predict(command)
-        if isinstance(command, Audit):
-            return audit.command(command)
-        return verify(command) if isinstance(command, Verify) else command
-    except UserError as error:
-        return _complain(str(error))
+    except MemoryError as error:
+        return _complain(f"not enough memory: {error or 'use less data, or smaller batches'}")
     except KeyboardInterrupt:
         _complain("interrupted")
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
         # whoever read our output has gone; a second failure at exit would print a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _run(arguments: Sequence[str], keep_programs: bool) -> int:
+    from bnjax.app import options
+    from bnjax.app.io import terminal
+
+    terminal.show_everything()
+    names = ("train", "sweep", "explain", "predict", "verify", "audit")
+    command = _parse(
+        arguments or ["--help"], {name: getattr(options, name.capitalize()) for name in names}
+    )
+    if isinstance(command, int):
+        return command
+    if keep_programs and getattr(command, "compilation_cache", True):
+        from bnjax.app.io import programs
+
+        programs.keep()
+    call = _load(arguments[0])
+    if isinstance(command, options.Train):
+        return call(command, given=_given(arguments))
+    return call(command)
+
+
+def _load(name: str) -> Callable[..., int]:
+    import importlib
+
+    return getattr(importlib.import_module(f"bnjax.app.commands.{name}"), name)
 
 
 def _given(arguments: Sequence[str]) -> frozenset[str]:
@@ -105,15 +117,24 @@ def _parse(arguments: Sequence[str], commands: dict[str, type]) -> Any:
     except SystemExit as stop:
         if not stop.code:
             return 0
-        raise UserError(_one_line(box.getvalue())) from None
+        named = commands.get(arguments[0])
+        where = f"bnjax {arguments[0]} --help" if named else "bnjax --help"
+        valid = [field.name for field in dataclasses.fields(named)] if named else [*commands]
+        raise UserError(f"{_one_line(box.getvalue(), valid)} See {where}.") from None
 
 
-def _one_line(box: str) -> str:
-    """Take what matters out of the parser's framed message."""
+def _one_line(box: str, valid: Sequence[str]) -> str:
+    """Take what matters out of the parser's framed message, and add the nearest valid name."""
     rows = [row.strip(" │|╭╮╰╯+") for row in box.splitlines()]
     # the first frame line holds a title, later ones part the error from its explanation
-    said, *rest = re.split(r"\n[─-]{9,}\n", "\n".join(rows[1:]))
+    said, *_ = re.split(r"\n[─-]{9,}\n", "\n".join(rows[1:]))
     said = " ".join(said.strip("─-").split("Got errors:")[0].split())
-    near = re.search(r"Perhaps you meant:\s*(--[\w-]+)", "\n".join(rest))
-    hint = f" Did you mean {near[1]}?" if near else ""
-    return f"{said}{hint} See bnjax --help."
+    if said.startswith("Missing from"):
+        return f"expected {' and '.join(row for row in rows if row.isupper())}."
+    if not (unknown := re.match(r"Unrecognized options: (\S+?),? ", f"{said} ")):
+        return f"{said}." if said[-1:].isalnum() else said
+    dashes = "--" if unknown[1].startswith("-") else ""
+    names = [dashes + name.replace("_", "-") for name in valid]
+    near = difflib.get_close_matches(unknown[1], names, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"unknown {'option' if dashes else 'command'} {unknown[1]}.{hint}"

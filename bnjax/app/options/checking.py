@@ -7,7 +7,7 @@ import tyro
 
 from bnjax import audit, identities
 from bnjax.app.errors import UserError, nearest
-from bnjax.app.options.values import check_number, choice
+from bnjax.app.options.values import Flag, check_number, choice, unset
 
 DTYPES = ("both", "float64", "float32")
 
@@ -25,17 +25,17 @@ class Verify:
     """Of the first case; each further case has the next one."""
     cases: int = 4
     """Random cases for each shape, ε and dtype."""
-    batch: int | None = None
+    batch: Annotated[int | None, unset("N")] = None
     """Samples in a batch; several by default."""
-    width: int | None = None
+    width: Annotated[int | None, unset("N")] = None
     """Neurons in a layer; several by default. From 7 on every activation occurs in the networks."""
-    eps: float | None = None
+    eps: Annotated[float | None, unset("EPS")] = None
     """Added to the variance; 0 and a large one by default."""
     dtype: Annotated[str, choice(DTYPES)] = "both"
     """What the library and JAX compute in; the other side is NumPy float64."""
-    tolerance: float | None = None
+    tolerance: Annotated[float | None, unset("ERROR")] = None
     """Largest scaled error that passes; 1e-12 in float64 and 1e-5 in float32 by default."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Flag = False
     """Print the results as one JSON object."""
 
     def check(self) -> None:
@@ -81,9 +81,9 @@ class Audit:
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:F [MODULE:G]")
     ] = ()
     """The function with the rule, and the plain one; without G, finite differences of F."""
-    args: Annotated[str | None, tyro.conf.arg(metavar="MODULE:MAKE_ARGS")] = None
+    args: Annotated[str | None, unset("MODULE:MAKE_ARGS")] = None
     """A function of nothing that returns the tuple of F's arguments."""
-    rtol: float | None = None
+    rtol: Annotated[float | None, unset("ERROR")] = None
     """Largest error that agrees, in units of the dtype's epsilon; 16 by default."""
     seed: int = 0
     """Of the directions, and of the arguments of bnjax's own rules."""
@@ -91,9 +91,9 @@ class Audit:
     """Which of value, vjp, jvp, transposition, rev-over-rev and fwd-over-rev; all by default."""
     transforms: tuple[str, ...] = ()
     """Which of plain, jit, vmap, scan and remat; all by default, jit for bnjax's own."""
-    allow_coarse_derivatives: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    allow_coarse_derivatives: Flag = False
     """Accept derivatives that F computes in a coarser dtype than its value."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Flag = False
     """Print the results as one JSON object."""
 
     def check(self) -> None:

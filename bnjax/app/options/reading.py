@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from bnjax.app.errors import UserError
+from bnjax.app.options.values import Flag, unset
 
 
 @dataclass(frozen=True)
@@ -15,20 +16,20 @@ class Predict:
     Example: bnjax predict runs/iris new.csv --out predictions.csv
     """
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
-    file: tyro.conf.Positional[str]
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """An npz with an array x, a CSV, or a file of images in MNIST's IDX format. Labels, where there
     are any, are held against the predictions: y, a CSV's last column, the labels' file beside."""
-    label: str | None = None
+    label: Annotated[str | None, unset("COLUMN")] = None
     """The CSV's label column."""
-    network: Annotated[str | None, tyro.conf.arg(metavar="bn|baseline")] = None
+    network: Annotated[str | None, unset("bn|baseline")] = None
     """Which network predicts; bn where the run has it."""
-    out: str | None = None
+    out: Annotated[str | None, unset("FOLDER")] = None
     """The CSV to write; predictions.csv in the run's folder by default."""
-    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    overwrite: Flag = False
     """Write --out even if it exists."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Flag = False
     """Print what was found as one JSON object."""
 
 
@@ -41,19 +42,19 @@ class Explain:
     Example: bnjax explain runs/digits --layer 2 --neuron 17 --input 3
     """
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
-    layer: int | None = None
+    layer: Annotated[int | None, unset("N")] = None
     """Of the weight to look at closely; layers, neurons and inputs are counted from zero."""
-    neuron: int | None = None
+    neuron: Annotated[int | None, unset("N")] = None
     """Of the weight to look at closely; by default that with the layer's largest gradient."""
-    input: int | None = None
+    input: Annotated[int | None, unset("N")] = None
     """Of the weight to look at closely; by default that with the neuron's largest gradient."""
-    network: Annotated[str | None, tyro.conf.arg(metavar="bn|baseline")] = None
+    network: Annotated[str | None, unset("bn|baseline")] = None
     """The network of that weight; bn where the run has it."""
-    text: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    text: Flag = False
     """Print what is seen instead of writing the page."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Flag = False
     """Print it as one JSON object instead."""
 
     def check(self) -> None:

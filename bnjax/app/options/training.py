@@ -7,7 +7,7 @@ import tyro
 
 from bnjax.activations import ACTIVATIONS
 from bnjax.app.errors import UserError
-from bnjax.app.options.values import check_name, check_number, choice
+from bnjax.app.options.values import Flag, check_name, check_number, choice, unset
 from bnjax.costs import COSTS
 from bnjax.training import GRADIENTS
 
@@ -26,7 +26,7 @@ class Task:
         "digits"
     )
     """Embedded data, an npz with arrays x and y, a CSV, or a folder with MNIST's IDX files."""
-    label: str | None = None
+    label: Annotated[str | None, unset("COLUMN")] = None
     """The CSV's label column; the last one by default."""
     test_fraction: float = 0.2
     """Share of the samples kept for testing, unless the data have a test set."""
@@ -52,12 +52,14 @@ class Task:
     """Passes over the training set."""
     gradient: Annotated[str, choice(GRADIENTS)] = "rule"
     """Gradient: through the normalization's hand-derived rule, by hand throughout, or JAX's."""
-    out: str | None = None
+    out: Annotated[str | None, unset("FOLDER")] = None
     """Folder for the run; runs/<time> by default."""
-    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Use the folder even if it holds an earlier run, which is lost."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    overwrite: Flag = False
+    """Delete the earlier run in the folder, with all that bnjax wrote there and nothing else."""
+    json: Flag = False
     """Print the summary as one JSON object."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, for the next run to start sooner."""
 
     def check(self) -> None:
         """Refuse what no data could make right.
@@ -81,6 +83,11 @@ class Task:
         if self.batch_size != "full":
             check_number("--batch-size", self.batch_size, least=1)
         check_number("--epochs", self.epochs, least=1)
+        if self.out == "":
+            raise UserError(
+                "--out: expected the name of a folder, got an empty one (a shell variable that is "
+                "not set?); name the folder, or leave --out away"
+            )
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class Train(Task):
 
     network: Annotated[str, choice(NETWORKS)] = "both"
     """Which networks to train."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float | None, unset("RATE")] = None
     """Learning rate of both networks. By default 1.5 for sgd on digits, where the baseline is
     fastest (benchmarks/RESULTS.md), else 0.5 for sgd, 0.05 for momentum, 0.001 for adam."""
     seed: int = 0
@@ -104,25 +111,25 @@ class Train(Task):
     or all alike (cumulative), or the training set's own, measured anew each time (precise)."""
     diagnostics: int = 0
     """Epochs between looks at the geometry of learning, for bnjax explain; 0 for none."""
-    resume: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
-    """Go on with the run in this folder, with its own options, as if it had never stopped. Only
-    --json and a larger --epochs may stand beside it."""
+    resume: Annotated[str | None, unset("RUN")] = None
+    """Continue the run in this folder with its own options, as if it had never stopped. Only
+    --json and a larger --epochs can be given with it."""
     checkpoint_every: int = 20
     """Epochs between checkpoints; 0 for none."""
     keep: int = 3
     """Newest checkpoints that are kept."""
     on_divergence: Annotated[str, choice(ON_DIVERGENCE)] = "stop"
     """What to do when a cost becomes NaN or infinite: stop with exit code 3, or continue."""
-    devices: Annotated[int | Literal["all"] | None, tyro.conf.arg(metavar="N|all")] = None
+    devices: Annotated[int | Literal["all"] | None, unset("N|all")] = None
     """Devices that share each mini-batch; one by default, and all those of several processes."""
     sync_statistics: bool = True
     """Normalize over the whole mini-batch, or with no-: over each device's share by itself."""
-    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT|auto")] = None
+    coordinator: Annotated[str | None, unset("HOST:PORT|auto")] = None
     """Train in several processes, started alike: where the first one listens, or auto for what
     Slurm, Open MPI or a TPU pod tell. All must see the data, and the run's folder to resume."""
-    num_processes: int | None = None
+    num_processes: Annotated[int | None, unset("N")] = None
     """How many processes there are; auto knows."""
-    process_id: int | None = None
+    process_id: Annotated[int | None, unset("N")] = None
     """Which one this is, from 0, which alone writes and speaks; auto knows."""
 
     def check(self) -> None:
@@ -144,6 +151,11 @@ class Train(Task):
             raise UserError(
                 "--batch-size: a batch of 1 has no variance to normalize with, expected at least "
                 "2, got 1; use a larger batch, or --network baseline"
+            )
+        if not self.hidden and not self.norm_output and self.network != "baseline":
+            raise UserError(
+                "--hidden: without hidden layers there is nothing to normalize but the last layer; "
+                "add --norm-output, or --network baseline"
             )
         if self.norm_output and self.network == "baseline":
             raise UserError(
@@ -202,7 +214,7 @@ class Sweep(Task):
     """Networks for each learning rate: seed 0, 1, … of the weights and the order of the samples."""
     split_seed: int = 0
     """Of the split, the same for all."""
-    at_once: int | None = None
+    at_once: Annotated[int | None, unset("N")] = None
     """Networks trained side by side, by one vmap; it bounds the memory. By default one after the
     other on a CPU, which is faster there, and as many as fit elsewhere."""
 

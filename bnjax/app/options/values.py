@@ -1,10 +1,19 @@
 """What a single value of an option must be."""
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import tyro
 
 from bnjax.app.errors import UserError, nearest
+
+# off unless it is given; --help need not say so
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
+
+
+def unset(metavar: str) -> object:
+    """Show what an option takes that is None by default, which its help explains."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
 def choice(names: tuple[str, ...] | dict[str, object]) -> object:

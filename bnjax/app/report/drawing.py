@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from bnjax.app.plots import COLOURS, LABELS
+from bnjax.app.report.pictures import COLOURS, LABELS
 
 SIZE = (4.0, 3.1)
 STYLES = ("-", "--", "-.", ":")

@@ -10,10 +10,15 @@ import numpy as np
 
 from bnjax import geometry
 from bnjax.app import data as datasets
-from bnjax.app import diagnostics, saved
-from bnjax.app.diagnostics import Batch
 from bnjax.app.errors import UserError
-from bnjax.app.saved import SavedNetwork
+from bnjax.app.measures import looks
+from bnjax.app.measures.looks import Batch
+from bnjax.app.run import config as run_config
+from bnjax.app.run import metrics as run_metrics
+from bnjax.app.run.config import Config
+from bnjax.app.run.metrics import Line
+from bnjax.app.run.networks import NAMES
+from bnjax.app.run.saved import SavedNetwork, load_run
 from bnjax.geometry import Angles
 
 _FEW = 10
@@ -37,8 +42,8 @@ class Evidence:
     """
 
     path: Path
-    config: dict[str, Any]
-    metrics: dict[str, list[dict[str, Any]]]
+    config: Config
+    metrics: dict[str, list[Line]]
     history: dict[str, np.ndarray] = field(default_factory=dict)
     batch: Batch | None = None
     networks: dict[str, SavedNetwork] = field(default_factory=dict)
@@ -63,14 +68,7 @@ def gather(path: str | Path) -> Evidence:
         UserError: There is nothing in it to show.
     """
     path = Path(path)
-    if not (path / "config.json").is_file():
-        raise UserError(
-            f"{path} holds no config.json, so no run has begun in it; name the folder of a run of "
-            "bnjax train"
-        )
-    config = saved.read_config(path)
-    if not isinstance(config, dict) or not {"options", "resolved"} <= config.keys():
-        raise UserError(f"{path}/config.json is not one of bnjax train; train again")
+    config, _ = run_config.read(path)
     found = Evidence(path, config, {})
     _read_metrics(found)
     _read_geometry(found)
@@ -91,22 +89,22 @@ def gather(path: str | Path) -> Evidence:
 
 def _read_metrics(found: Evidence) -> None:
     try:
-        lines = saved.read_metrics(found.path)
-    except OSError as error:
-        found.missing.append(f"{saved.METRICS} cannot be read ({error.strerror}): no curves.")
+        lines = run_metrics.read(found.path)
+    except UserError as error:
+        found.missing.append(f"There are no curves: {error}.")
         return
-    names = [name for name in ("baseline", "bn") if any(line["network"] == name for line in lines)]
-    found.metrics = {name: [line for line in lines if line["network"] == name] for name in names}
+    of_each = {name: [line for line in lines if line["network"] == name] for name in NAMES}
+    found.metrics = {name: own for name, own in of_each.items() if own}
     if not lines:
-        found.missing.append(f"{saved.METRICS} holds no whole line: no epoch has ended.")
+        found.missing.append(f"{run_metrics.FILE} holds no whole line: no epoch has ended.")
 
 
 def _read_geometry(found: Evidence) -> None:
     try:
-        found.batch, history = diagnostics.read(found.path)
+        found.batch, history = looks.read(found.path)
     except FileNotFoundError:
         if found.options.get("diagnostics"):
-            found.missing.append(f"{diagnostics.FILE} is not there any more: no course of angles.")
+            found.missing.append(f"{looks.FILE} is missing: the angles are known at the end alone.")
         else:
             found.missing.append(
                 "The run was trained without --diagnostics: there are no looks at its geometry on "
@@ -115,7 +113,8 @@ def _read_geometry(found: Evidence) -> None:
         return
     except (OSError, ValueError) as error:
         found.missing.append(
-            f"{diagnostics.FILE} cannot be read ({error}): no course of angles; train again."
+            f"{looks.FILE} cannot be read ({error}): the angles are known at the end alone; train "
+            "again."
         )
         return
     for name, rows in history.items():
@@ -137,7 +136,7 @@ def _read_networks(found: Evidence) -> None:
         )
         return
     try:
-        found.networks = saved.load_run(found.path).networks
+        found.networks = load_run(found.path).networks
     except (UserError, OSError, KeyError) as error:
         found.missing.append(f"The trained networks cannot be read: {error}.")
 
@@ -158,7 +157,7 @@ def _look_at_the_end(found: Evidence) -> None:
         found.angles[name] = angles
         if name not in found.history:
             lines = found.metrics.get(name)
-            look = diagnostics.make_look(net, params, found.batch, looks=1)
+            look = looks.make_look(net, params, found.batch, looks=1)
             found.history[name] = np.array([look(params, lines[-1]["epoch"] if lines else 0)])
 
 
@@ -176,6 +175,4 @@ def _batch(found: Evidence) -> Batch | None:
         found.missing.append(f"Its data cannot be looked at again: {error}.")
         return None
     x, targets = jnp.asarray(data.x_train), jnp.asarray(data.targets_train)
-    return diagnostics.choose_batch(
-        x, targets, batch_size=resolved["batch_size"], seed=options["seed"]
-    )
+    return looks.choose_batch(x, targets, batch_size=resolved["batch_size"], seed=options["seed"])

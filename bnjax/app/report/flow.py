@@ -14,6 +14,7 @@ from bnjax import geometry
 from bnjax.app.report.evidence import Evidence
 from bnjax.app.report.finding import Finding, mean_cosine, normalized, ratio_of
 from bnjax.app.report.words import LABELS, layer, listed, number, sentence, share, times, when
+from bnjax.app.run.metrics import steps_to_target
 
 
 def learned(evidence: Evidence) -> Finding | None:
@@ -35,12 +36,12 @@ def learned(evidence: Evidence) -> Finding | None:
                 f"{last['step']:,} mini-batches, and at {number(last['cost'])} on the training set"
             )
             continue
-        reached = [line["step"] for line in lines if line["test_accuracy"] >= 0.95]
+        reached = steps_to_target(lines)
         ends[name] |= {
             "test_accuracy": last["test_accuracy"],
-            "steps_to_95": reached[0] if reached else None,
+            "steps_to_95": reached,
         }
-        to = f"first at 95 % after {reached[0]:,}" if reached else "never at 95 %"
+        to = f"first at 95 % after {reached:,}" if reached else "never at 95 %"
         parts.append(
             f"{LABELS[name]} gets {100 * last['test_accuracy']:.1f} % of the test samples right "
             f"after {last['step']:,} mini-batches, {to}"

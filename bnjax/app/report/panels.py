@@ -12,7 +12,6 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
 from matplotlib.figure import Figure
 
 from bnjax import geometry
-from bnjax.app.plots import COLOURS, LABELS
 from bnjax.app.report.drawing import (
     SIZE,
     STYLES,
@@ -27,6 +26,7 @@ from bnjax.app.report.drawing import (
 )
 from bnjax.app.report.evidence import Evidence
 from bnjax.app.report.finding import BIN, largest_cosine, ratio_of
+from bnjax.app.report.pictures import COLOURS, LABELS
 from bnjax.app.report.words import when
 
 

@@ -7,38 +7,33 @@ the first one alone writes and speaks.
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import jax
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh
 
 from bnjax import training
 from bnjax.app.errors import UserError
-from bnjax.app.options import Train
-from bnjax.training import TrainState
 
+T = TypeVar("T")
 Tree = TypeVar("Tree")
 
 
-def join(options: Train) -> None:
+def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Join the other processes of this run, if it has several.
 
     Raises:
         UserError: They cannot be found.
     """
-    if options.coordinator is None:
+    if coordinator is None:
         return
+    address = None if coordinator == "auto" else coordinator
     try:
         with _stdout_on_stderr():
-            jax.distributed.initialize(
-                None if options.coordinator == "auto" else options.coordinator,
-                options.num_processes,
-                options.process_id,
-            )
-            everyone(True)
+            jax.distributed.initialize(address, num_processes, process_id)
+            _gather(0)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -65,51 +60,56 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def choose(options: Train) -> Mesh | None:
+def together(begin: Callable[[], T]) -> T:
+    """Begin in every process, or in none.
+
+    Raises:
+        UserError: This process, or another one, cannot begin.
+    """
+    begun, problem = None, None
+    try:
+        begun = begin()
+    except UserError as error:
+        problem = error
+    if any(_gather(problem is not None)):
+        raise problem or UserError("another process of this run cannot begin; see what it says")
+    return begun  # pyright: ignore[reportReturnType]
+
+
+def choose(wanted: int | str | None) -> Mesh | None:
     """Lay out the devices that are asked for; None for a single one.
 
     Raises:
         UserError: There are fewer.
     """
     several = jax.process_count() > 1
-    if several and options.devices not in (None, "all"):
+    if several and wanted not in (None, "all"):
         raise UserError(
-            f"--devices: several processes use all of their devices, got {options.devices}; "
-            "leave it out"
+            f"--devices: several processes use all of their devices, got {wanted}; leave it out"
         )
     found = jax.devices()
-    wanted = len(found) if several or options.devices == "all" else int(options.devices or 1)
-    if wanted > len(found):
-        raise UserError(
-            f"--devices: expected at most {len(found)}, got {wanted}; use fewer, or all"
-        )
-    return training.data_mesh(found[:wanted]) if wanted > 1 else None
+    count = len(found) if several or wanted == "all" else int(wanted or 1)
+    if count > len(found):
+        raise UserError(f"--devices: expected at most {len(found)}, got {count}; use fewer, or all")
+    return training.data_mesh(found[:count]) if count > 1 else None
 
 
-def place(mesh: Mesh | None, train_state: TrainState) -> TrainState:
-    """Copy a train state to each device."""
-    if mesh is None:
-        return jax.tree.map(jax.numpy.asarray, train_state)
-    return training.copy_everywhere(mesh, train_state)
-
-
-def share(mesh: Mesh | None, *arrays: Array) -> tuple[Array, ...]:
-    """Put data, of which each process has all, on the devices: each of these takes its share."""
+def rows(mesh: Mesh | None, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the rows of this process of data of which each process has all."""
     if mesh is None:
         return arrays
-    samples = len(arrays[0])
-    rows = training.local_rows(mesh, samples)
-    return tuple(training.spread(mesh, array[rows], samples) for array in arrays)
+    return tuple(array[training.local_rows(mesh, len(array))] for array in arrays)
 
 
-def here(tree: Tree) -> Tree:
-    """Take this process's own copy of arrays that all devices hold."""
-    return jax.tree.map(lambda a: a.addressable_data(0), tree)
+def everywhere(mesh: Mesh | None, tree: Tree) -> Tree:
+    """Copy arrays to each device."""
+    return tree if mesh is None else training.copy_everywhere(mesh, tree)
 
 
-def everyone(flag: bool) -> bool:
-    """Return whether it holds in all processes."""
-    return not any(_gather(not flag))
+def to_host(tree: Tree) -> Tree:
+    """Copy arrays that all devices hold to NumPy."""
+    # not a view: training is given the buffers
+    return jax.tree.map(lambda a: np.array(a.addressable_data(0)), tree)
 
 
 def anyone(flag: bool) -> bool:

@@ -1,19 +1,17 @@
 """`bnjax explain`: what a run shows of how its networks learnt."""
 
 import dataclasses
-import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from bnjax.app.errors import UserError
-from bnjax.app.folders import finite
+from bnjax.app.io import files
+from bnjax.app.io.terminal import console as make_console
+from bnjax.app.io.terminal import say
 from bnjax.app.options import Explain
-from bnjax.app.progress import say
 from bnjax.app.report import findings, page, panels, sphere
 from bnjax.app.report import weight as weights
 from bnjax.app.report.evidence import Evidence, gather
@@ -45,11 +43,11 @@ def explain(options: Explain) -> int:
             name=options.network,
         )
     if options.json:
-        print(json.dumps(finite(_gathered(evidence, found, short, weight)), allow_nan=False))
+        print(files.to_json(_gathered(evidence, found, short, weight)).decode())
         return 0
     for sentence in evidence.missing:
         say(sentence)
-    console = Console(highlight=False, markup=False)
+    console = make_console()
     if options.text:
         _print(console, evidence, found, weight)
         return 0
@@ -66,28 +64,20 @@ def _write(
     evidence: Evidence, found: Sequence[Finding], short: Sequence[Finding], weight: Weight | None
 ) -> Path:
     out = evidence.path / "report" / "index.html"
-    beside = out.with_name(".index.html.tmp")
-    with _writing(out):
-        out.parent.mkdir(exist_ok=True)  # before drawing, which takes a while
-    triangle = autodiff = None
-    if weight is not None:
-        triangle, autodiff = sphere.draw(weight), weights.by_autodiff(evidence, weight)
-    text = page.write(evidence, found, short, panels.draw(evidence), weight, triangle, autodiff)
-    with _writing(out):
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, out)
-    return out
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
     try:
-        yield
+        files.subfolder(out.parent)  # before drawing, which takes a while
+        triangle = autodiff = None
+        if weight is not None:
+            triangle, autodiff = sphere.draw(weight), weights.by_autodiff(evidence, weight)
+        drawn = panels.draw(evidence)
+        text = page.write(evidence, found, short, drawn, weight, triangle, autodiff)
+        files.write(out, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
     except OSError as error:
         raise UserError(
-            f"{out} cannot be written: {error.strerror}; mend this, or use --text or --json, "
-            "which write nothing"
+            f"{out} cannot be written: {error.strerror}; see to its permissions, or use --text or "
+            "--json, which write nothing"
         ) from error
+    return out
 
 
 def _print(

@@ -1,7 +1,6 @@
 """`bnjax audit`: hold bnjax's own rules, or a user's function, to a plain reference."""
 
 import importlib
-import json
 import operator
 import sys
 import time
@@ -11,14 +10,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-from rich.console import Console
 from rich.table import Table
 
-from bnjax import audit
-from bnjax.app.audit_cases import DTYPES, Case, own_cases
+from bnjax import audit as rules
+from bnjax.app.commands.audit_cases import DTYPES, Case, own_cases
 from bnjax.app.errors import UserError, nearest
-from bnjax.app.folders import device_name, finite
+from bnjax.app.io import files
+from bnjax.app.io.terminal import console as make_console
 from bnjax.app.options import Audit
+from bnjax.app.run.config import device_name
 
 _WORKERS = 2  # compiling is what takes the time, and it leaves Python's lock alone
 
@@ -28,15 +28,15 @@ class Finding(NamedTuple):
 
     rule: str
     what: str
-    reports: tuple[audit.Report, ...]
+    reports: tuple[rules.Report, ...]
 
     @property
-    def worst(self) -> audit.Row:
+    def worst(self) -> rules.Row:
         """The worst row of all dtypes."""
         return max(self.reports, key=lambda report: (not report.ok, report.worst.scaled)).worst
 
 
-def command(options: Audit) -> int:
+def audit(options: Audit) -> int:
     """Audit what the options name, bnjax's own rules if they name nothing; print what was found.
 
     Returns:
@@ -60,7 +60,7 @@ def _theirs(options: Audit) -> int:
     except Exception as error:
         raise UserError(f"--args: {options.args}() raised {_said(error)}") from error
     try:
-        report = audit.compare(
+        report = rules.compare(
             f,
             rest[0] if rest else None,
             args,
@@ -74,7 +74,7 @@ def _theirs(options: Audit) -> int:
         said = str(error) if str(error).startswith("audit.") else _said(error)
         raise UserError(f"{options.functions[0]}: {said}") from error
     if options.json:
-        print(json.dumps(report.to_json(), allow_nan=False))
+        print(files.to_json(report.to_json()).decode())
     else:
         print(report)
     return 0 if report.ok else 1
@@ -98,7 +98,7 @@ def _load(name: str, option: str) -> Callable[..., Any]:
         hint = nearest(attribute, names)
         raise UserError(f"{option}: {module} has no {attribute!r}: {hint}") from None
     if not callable(found):
-        raise UserError(f"{option}: {name} is no function but {type(found).__name__}")
+        raise UserError(f"{option}: {name} is a {type(found).__name__}, not a function")
     return found
 
 
@@ -113,8 +113,8 @@ def _ours(options: Audit) -> int:
     jax.config.update("jax_enable_x64", True)
     cases = own_cases(options.seed)
     count = sum(len(case.inputs) for case in cases)
-    console = Console(stderr=True)
-    console.print(f"auditing {count} cases in {len(DTYPES)} dtypes", highlight=False)
+    console = make_console(stderr=True)
+    console.print(f"auditing {count} cases in {len(DTYPES)} dtypes")
     with ThreadPoolExecutor(_WORKERS) as pool:
         findings = [one for found in pool.map(partial(_audit, options), cases) for one in found]
     if not findings:
@@ -136,7 +136,7 @@ def _ours(options: Audit) -> int:
         "seconds": time.perf_counter() - began,
     }
     if options.json:
-        print(json.dumps(finite(summary), allow_nan=False))
+        print(files.to_json(summary).decode())
     else:
         _show(findings, summary)
     return 1 if summary["failed"] else 0
@@ -144,10 +144,10 @@ def _ours(options: Audit) -> int:
 
 def _audit(options: Audit, case: Case) -> list[Finding]:
     """Compare one rule on all its arguments, in every dtype."""
-    modes = [mode for mode in case.modes if mode in (options.modes or audit.MODES)]
+    modes = [mode for mode in case.modes if mode in (options.modes or rules.MODES)]
     if not modes:
         return []
-    compare = audit.make_compare(
+    compare = rules.make_compare(
         case.f,
         case.g,
         argnums=case.argnums,
@@ -163,7 +163,7 @@ def _audit(options: Audit, case: Case) -> list[Finding]:
 
 def _show(findings: list[Finding], summary: dict[str, Any]) -> None:
     """Print the summary for a person, on stdout."""
-    console = Console(highlight=False, markup=False)
+    console = make_console()
     if not console.is_terminal:
         console.width = 130  # a file has no width
     table = Table("rule", "on", title="worst error, in eps of each dtype", title_justify="left")

@@ -1,21 +1,20 @@
 """The pictures of a run."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
+from bnjax.app.run.metrics import TARGET_ACCURACY, Line
+
 LABELS = {"baseline": "baseline (BL)", "bn": "batch normalization (BN)"}
 COLOURS = {"baseline": "#b5541c", "bn": "#1c5cb5"}  # told apart in grey, too
 
 
-def curves(
-    path: Path, metrics: Mapping[str, Sequence[Mapping[str, Any]]], *, data: str, cost: str
-) -> None:
+def curves(file: BinaryIO, metrics: Mapping[str, Sequence[Line]], *, data: str, cost: str) -> None:
     """Draw cost and test accuracy (test cost, for regression) over steps, both networks."""
     unit = "cost per sample" + (", nats" if cost.endswith("cross_entropy") else "")
     figure = Figure(figsize=(10, 4.2), layout="constrained")
@@ -23,42 +22,35 @@ def curves(
     for name, lines in metrics.items():
         steps = [line["step"] for line in lines]
         style = {"label": LABELS[name], "color": COLOURS[name], "linewidth": 2}
-        left.plot(steps, [_number(line["cost"]) for line in lines], **style)
+        left.plot(steps, [line["cost"] for line in lines], **style)
         if lines[0]["test_accuracy"] is None:
-            right.plot(steps, [_number(line["test_cost"]) for line in lines], **style)
+            right.plot(steps, [line["test_cost"] for line in lines], **style)
         else:
-            right.plot(steps, [100 * line["test_accuracy"] for line in lines], **style)
+            right.plot(steps, [100 * _number(line["test_accuracy"]) for line in lines], **style)
     left.set_yscale("log")
     _finish(left, "training cost (mean over the epoch's batches)", unit)
     if next(iter(metrics.values()))[0]["test_accuracy"] is None:
         right.set_yscale("log")
         _finish(right, "test cost", unit)
     else:
-        right.axhline(95, color="0.6", linewidth=1, linestyle=":")
+        right.axhline(100 * TARGET_ACCURACY, color="0.6", linewidth=1, linestyle=":")
         right.set_ylim(0, 101)
         _finish(right, "test accuracy", "correct, %")
-    figure.suptitle(f"{data}: learning with and without batch normalization")
-    figure.savefig(path, dpi=150)
+    _title(figure, f"{data}: learning with and without batch normalization")
+    figure.savefig(file, format="png", dpi=150)
 
 
-def inputs(
-    path: Path, percentiles: Mapping[str, np.ndarray], *, steps_per_epoch: int, activation: str
-) -> None:
-    """Draw figure 1 (b, c) of Ioffe & Szegedy 2015 on this run's data.
-
-    Args:
-        path: Where the picture goes.
-        percentiles: Per network (epochs + 1, 3, n): the 15th, 50th and 85th percentile of what
-            each neuron of the last hidden layer is fed with, before training and after each epoch.
-        steps_per_epoch: Updates in an epoch.
-        activation: Its name.
-    """
-    figure = Figure(figsize=(5 * len(percentiles), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(percentiles), squeeze=False, sharey=True)[0]
-    for panel, (name, history) in zip(panels, percentiles.items(), strict=True):
-        neuron = _typical(history)
-        low, middle, high = history[:, :, neuron].T
-        steps = steps_per_epoch * np.arange(len(history))
+def inputs(file: BinaryIO, metrics: Mapping[str, Sequence[Line]], *, activation: str) -> None:
+    """Draw figure 1 (b, c) of Ioffe & Szegedy 2015 on this run's data, from its metrics."""
+    figure = Figure(figsize=(5 * len(metrics), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
+    for panel, (name, lines) in zip(panels, metrics.items(), strict=True):
+        seen = [(line["step"], line["inputs"]) for line in lines if "inputs" in line]
+        if not seen:  # a run of before the lines held them
+            continue
+        neuron = seen[0][1]["neuron"]
+        steps = [step for step, _ in seen]
+        low, middle, high = np.array([found["percentiles"] for _, found in seen], float).T
         panel.fill_between(steps, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
         for values, label, style in (
             (high, "85th", "--"),
@@ -68,17 +60,15 @@ def inputs(
             panel.plot(steps, values, style, color=COLOURS[name], linewidth=2, label=label)
         _finish(panel, f"{LABELS[name]}, neuron {neuron}", f"input of the {activation}")
         panel.legend(title="percentile", loc="best", framealpha=0.9)
-    panels[0].figure.suptitle(
-        f"What one typical {activation} of the last hidden layer is fed with, over training"
-    )
-    figure.savefig(path, dpi=150)
+    _title(figure, f"What one {activation} of the last hidden layer is fed with, over training")
+    figure.savefig(file, format="png", dpi=150)
 
 
-def sweep(path: Path, rows: Sequence[Mapping[str, Any]], *, data: str, classify: bool) -> None:
+def sweep(file: BinaryIO, rows: Sequence[Mapping[str, Any]], *, data: str, classify: bool) -> None:
     """Draw what became of each network of a sweep over its learning rate.
 
     Args:
-        path: Where the picture goes.
+        file: Where the picture goes.
         rows: One per network: network, learning_rate, seed, final_test_accuracy, final_test_cost,
             steps_to_95 (None: never) and diverged_in_epoch (None: not).
         data: Its name.
@@ -107,11 +97,11 @@ def sweep(path: Path, rows: Sequence[Mapping[str, Any]], *, data: str, classify:
         _label(panel, title, "learning rate", unit)
     seeds = len({row["seed"] for row in rows})
     over = f"{seeds} seeds" if seeds > 1 else "1 seed"
-    figure.suptitle(f"{data}: with and without batch normalization, {over}")
+    _title(figure, f"{data}: with and without batch normalization, {over}")
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(panels)
     )
-    figure.savefig(path, dpi=150)
+    figure.savefig(file, format="png", dpi=150)
 
 
 def _over_rates(
@@ -160,14 +150,13 @@ def _over_rates(
         panel.yaxis.set_minor_locator(NullLocator())
 
 
-def _typical(history: np.ndarray) -> int:
-    """Choose the neuron whose spread at the end is the median of its layer's."""
-    spread = history[-1, 2] - history[-1, 0]
-    return int(np.argsort(spread)[len(spread) // 2])
-
-
 def _number(value: float | None) -> float:
     return np.nan if value is None else value
+
+
+def _title(figure: Figure, text: str) -> None:
+    # the name of a file may hold anything: no formula, and no half of a character
+    figure.suptitle(text.encode("utf-8", "backslashreplace").decode(), parse_math=False)
 
 
 def _finish(axes: Axes, title: str, unit: str) -> None:

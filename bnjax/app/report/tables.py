@@ -1,17 +1,18 @@
-"""The summary of a run: gathered, and shown to a person."""
+"""The summaries of a run and of a sweep: gathered, and shown to a person as tables."""
 
 import dataclasses
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
-from bnjax.app.folders import device_name
-from bnjax.app.sessions import Session
+from bnjax.app.io.terminal import console as make_console
+from bnjax.app.run.config import device_name
+from bnjax.app.run.metrics import TARGET_ACCURACY, steps_to_target
+from bnjax.app.run.session import Run, Session
 from bnjax.network import NormDense
 
-TARGET_ACCURACY = 0.95
+STEPS_TO_TARGET = f"steps to {TARGET_ACCURACY:.0%}".replace("%", " %")
 
 
 def gather(session: Session) -> dict[str, Any]:
@@ -21,22 +22,17 @@ def gather(session: Session) -> dict[str, Any]:
     for name, run in session.runs.items():
         if not run.metrics:
             continue
-        accuracies = [line["test_accuracy"] for line in run.metrics]
+        accuracies = [a for line in run.metrics if (a := line["test_accuracy"]) is not None]
         test_costs = [line["test_cost"] for line in run.metrics]
-        reached = [
-            line["step"]
-            for line in run.metrics
-            if data.classes and line["test_accuracy"] >= TARGET_ACCURACY
-        ]
         networks[name] = {
-            "final_test_accuracy": accuracies[-1],
+            "final_test_accuracy": accuracies[-1] if data.classes else None,
             "best_test_accuracy": max(accuracies) if data.classes else None,
-            "steps_to_95": reached[0] if reached else None,
+            "steps_to_95": steps_to_target(run.metrics),
             "final_test_cost": test_costs[-1],
             "best_test_cost": float(np.nanmin(test_costs))
             if np.isfinite(test_costs).any()
             else None,
-            "samples_per_second": len(data.x_train) * len(run.metrics) / run.seconds,
+            "samples_per_second": len(data.x_train) / _epoch_seconds(run),
             "steps": run.metrics[-1]["step"],
         }
     return {
@@ -59,9 +55,15 @@ def gather(session: Session) -> dict[str, Any]:
     }
 
 
+def _epoch_seconds(run: Run) -> float:
+    """Return the median time of an epoch: the first ones, and others' work, count for little."""
+    ends = [0.0, *(line["seconds"] for line in run.metrics)]
+    return float(np.median(np.diff(ends)))
+
+
 def show(summary: dict[str, Any]) -> None:
     """Print the summary for a person, on stdout."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = make_console(soft_wrap=True)
     data, networks = summary["data"], summary["networks"]
     classes = data["classes"]
     kind = f"{len(classes)} classes: {', '.join(classes)}" if classes else "regression"
@@ -71,7 +73,7 @@ def show(summary: dict[str, Any]) -> None:
     columns = {
         "final test accuracy": ("final_test_accuracy", ".1%"),
         "best": ("best_test_accuracy", ".1%"),
-        "steps to 95 %": ("steps_to_95", ",d"),
+        STEPS_TO_TARGET: ("steps_to_95", ",d"),
     }
     if not classes:
         columns = {
@@ -95,7 +97,7 @@ def show(summary: dict[str, Any]) -> None:
             changed = figures["folded"]["test_predictions_changed"]
             console.print(f"folded.npz is not written: folding changes {changed} test predictions")
     if summary["gradient_difference"]:
-        table = Table("|by hand − by autodiff| / |by autodiff|")
+        table = Table("relative difference of the gradients, by hand and by autodiff")
         for title in ("W", "γ", "β"):
             table.add_column(title, justify="right")
         for moment, differences in summary["gradient_difference"].items():
@@ -106,11 +108,11 @@ def show(summary: dict[str, Any]) -> None:
 
 def show_sweep(result: dict[str, Any]) -> None:
     """Print what a sweep found for a person, on stdout: medians over the seeds."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = make_console(soft_wrap=True)
     classify = bool(result["classes"])
     console.print(f"data: {result['data']}; median (least–most) over the seeds")
     table = Table("network")
-    titles = ["test accuracy", "steps to 95 %"] if classify else ["test cost"]
+    titles = ["test accuracy", STEPS_TO_TARGET] if classify else ["test cost"]
     for title in ("rate", *titles, "diverged"):
         table.add_column(title, justify="right")
     for (name, rate), rows in grouped(result["networks"]).items():
@@ -150,12 +152,12 @@ def _statistics(kinds: dict[str, dict[str, float]], used: str) -> Table:
     """Lay out what each kind of statistics makes of the normalized network."""
     table = Table("bn, evaluated with")
     table.add_column("test accuracy", justify="right")
-    table.add_column("below training mode", justify="right")
+    table.add_column("percentage points against training mode", justify="right")
     for kind, figures in kinds.items():
         gap = figures.get("accuracy_gap")
         table.add_row(
             kind.replace("_", " ") + (" (used)" if kind == used else ""),
             f"{figures['test_accuracy']:.1%}",
-            "" if gap is None else f"{100 * gap:+.1f} %",
+            "" if gap is None else f"{-100 * gap + 0.0:+.1f}",
         )
     return table

@@ -8,9 +8,11 @@ from bnjax.app.errors import UserError
 from bnjax.app.options import Task
 from bnjax.network import Network
 
+NAMES = ("baseline", "bn")
+
 
 def load(options: Task, *, seed: int) -> tuple[Data, int]:
-    """Load the data, split by `seed`, and tell how many samples a batch holds.
+    """Load the data, split by `seed`; return them and the number of samples in a batch.
 
     Raises:
         UserError: The data cannot be read or do not fit, or they are fewer than a batch.
@@ -36,18 +38,18 @@ def load(options: Task, *, seed: int) -> tuple[Data, int]:
 def make_network(
     options: Task,
     data: Data,
+    name: str,
     *,
-    norm: bool,
     decay: float | None,
     other_decays: tuple[float | None, ...] = (),
 ) -> Network:
-    """Make the baseline network, or the normalized one."""
+    """Build the network of a name in `NAMES`: the baseline, or the normalized one."""
     return Network(
         (data.n_in, *options.hidden, data.n_out),
         activation=options.activation,
         cost=options.cost,
-        norm=norm,
-        norm_output=norm and options.norm_output,
+        norm=name == "bn",
+        norm_output=name == "bn" and options.norm_output,
         eps=options.eps,
         decay=decay,
         other_decays=other_decays,
@@ -57,7 +59,7 @@ def make_network(
 def make_optimizer(
     name: str, learning_rate: optax.ScalarOrSchedule
 ) -> optax.GradientTransformation:
-    """Make the optimizer that `--optimizer` names; the learning rate may be traced."""
+    """Build the optimizer that `--optimizer` names; the learning rate may be traced."""
     match name:
         case "sgd":
             return optax.sgd(learning_rate)

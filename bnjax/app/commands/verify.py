@@ -1,6 +1,5 @@
 """`bnjax verify`: every equation, on fresh random cases, in a table."""
 
-import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from bnjax import identities
-from bnjax.app.folders import device_name, finite
+from bnjax.app.io import files
+from bnjax.app.io.terminal import console as make_console
 from bnjax.app.options import Verify
+from bnjax.app.run.config import device_name
 from bnjax.identities import Identity, Result, sheet
 
 # (ε, B, n): with a width of 7 or more every activation occurs in the networks of a case
@@ -73,7 +74,7 @@ def verify(options: Verify) -> int:
     summary = _summary(chosen, found, options)
     summary["seconds"] = time.perf_counter() - began
     if options.json:
-        print(json.dumps(finite(summary), allow_nan=False))
+        print(files.to_json(summary).decode())
     else:
         _print_summary(chosen, found, summary, options)
     return 0 if summary["passed"] else 1
@@ -109,12 +110,12 @@ def _checks(
 @contextmanager
 def _progress(equations: int, cases: int) -> Iterator[Any]:
     """Show the progress on stderr: a bar in a terminal, one line elsewhere."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     if not console.is_terminal or console.is_dumb_terminal:
         message = (
             f"checking {equations} equation{'s' * (equations != 1)}, each on {cases} random cases"
         )
-        console.print(message, highlight=False)
+        console.print(message)
         yield lambda: None
         return
     columns = TextColumn("checking"), BarColumn(bar_width=40), MofNCompleteColumn()
@@ -184,7 +185,7 @@ def _print_summary(
     chosen: list[Identity], found: dict[str, list[Check]], summary: dict[str, Any], options: Verify
 ) -> None:
     """Print the summary on stdout, as a table and sentences."""
-    console = Console(highlight=False, markup=False)
+    console = make_console()
     if not console.is_terminal:
         console.width = 130  # a file has no width
     table = Table("tag", "claim", "source")

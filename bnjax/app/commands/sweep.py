@@ -1,5 +1,6 @@
 """`bnjax sweep`: both networks for each learning rate and seed, and what becomes of them."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -16,16 +17,27 @@ from jax.tree_util import Partial
 
 from bnjax import training
 from bnjax.app import data as datasets
-from bnjax.app import evaluation, folders, plots, summaries, tasks
-from bnjax.app.folders import Folder
+from bnjax.app.data import Data
+from bnjax.app.io import files
+from bnjax.app.io.folder import Folder
+from bnjax.app.io.terminal import TrainingProgress, say
+from bnjax.app.measures import evaluation
 from bnjax.app.options import Sweep
-from bnjax.app.progress import TrainingProgress
+from bnjax.app.report import pictures, tables
+from bnjax.app.run import config
+from bnjax.app.run.metrics import TARGET_ACCURACY
+from bnjax.app.run.networks import NAMES, load, make_network, make_optimizer
 from bnjax.network import Network
 from bnjax.training import TrainState
 
-NAMES = ("baseline", "bn")
 _REPORTS = 10  # over one network's epochs
-_FILES = ("config.json", "sweep.json", "sweep.csv", "sweep.png")
+
+
+class SweepFolder(Folder):
+    """A folder that holds one sweep."""
+
+    kind = "sweep"
+    names = ("config.json", "sweep.json", "sweep.csv", "sweep.png")
 
 
 def sweep(options: Sweep) -> int:
@@ -39,77 +51,81 @@ def sweep(options: Sweep) -> int:
     """
     began = time.perf_counter()
     options.check()
-    data, batch_size = tasks.load(options, seed=options.split_seed)
-    classify = bool(data.classes)
-    path, used = folders.prepare(options.out, overwrite=options.overwrite)
-    folder = Folder(path)
-    if used:
-        with folders.naming("--out", path, "name another folder"):
-            for name in _FILES:
-                (path / name).unlink(missing_ok=True)
-    folder.write_config(
-        dataclasses.asdict(options),
-        {
-            "batch_size": batch_size,
-            "data": datasets.absolute(options.data),
-            "digest": datasets.digest(data),
-        },
+    say(f"reading {options.data}")
+    data, batch_size = load(options, seed=options.split_seed)
+    resolved = config.Resolved(
+        data=datasets.absolute(options.data),
+        digest=datasets.digest(data),
+        batch_size=batch_size,
+        learning_rate=None,
+        devices=1,
     )
+    with contextlib.closing(SweepFolder.create(options.out, overwrite=options.overwrite)) as folder:
+        folder.write(config.FILE, config.make(options, resolved))
+        rows, at_once = _train(options, data, batch_size)
+        result = {
+            "data": data.name,
+            "options": dataclasses.asdict(options),
+            "batch_size": batch_size,
+            "at_once": at_once,
+            "how": "loop: one network after the other"
+            if at_once == 1
+            else f"vmap: {at_once} at once",
+            "device": config.device_name(),
+            "networks": rows,
+            "classes": list(data.classes),
+            "seconds": time.perf_counter() - began,
+            "out": str(folder.path),
+        }
+        folder.write("sweep.json", result)
+        folder.write("sweep.csv", _table(rows).encode())
+        draw = partial(pictures.sweep, rows=rows, data=data.name, classify=bool(data.classes))
+        folder.write("sweep.png", draw)
+    if options.json:
+        print(files.to_json(result).decode())
+    else:
+        tables.show_sweep(result)
+    return 0
+
+
+def _train(options: Sweep, data: Data, batch_size: int) -> tuple[list[dict[str, Any]], int]:
+    """Train every network; return what became of each, and how many were trained at once."""
     rates = np.array(options.learning_rates)
     keys = jax.vmap(jax.random.key)(jnp.arange(options.seeds))  # as `bnjax train --seed` has them
-    test = jnp.asarray(data.x_test), jnp.asarray(data.targets_test)
+    x, targets, *test = map(
+        jnp.asarray, (data.x_train, data.targets_train, data.x_test, data.targets_test)
+    )
     rows: list[dict[str, Any]] = []
     at_once = 1
     total = len(rates) * options.seeds * options.epochs
     with TrainingProgress(NAMES, total, unit="epochs of single networks") as progress:
         for name in NAMES:
-            net = tasks.make_network(options, data, norm=name == "bn", decay=options.decay)
+            net = make_network(options, data, name, decay=options.decay)
             found = training.sweep(
                 net,
-                partial(tasks.make_optimizer, options.optimizer),
+                partial(make_optimizer, options.optimizer),
                 jnp.asarray(rates),
                 keys,
-                jnp.asarray(data.x_train),
-                jnp.asarray(data.targets_train),
+                x,
+                targets,
                 epochs=options.epochs,
                 batch_size=batch_size,
                 gradient=options.gradient,
-                evaluate=Partial(_judge(net, classify), *test),
+                evaluate=Partial(partial(_judge, net, bool(data.classes)), *test),
                 at_once=options.at_once,
                 epochs_per_call=max(1, options.epochs // _REPORTS),
                 report=_reporter(progress, name),
             )
             at_once = found.at_once
             rows += _rows(name, rates, found, steps=-(-len(data.x_train) // batch_size))
-    result = {
-        "data": data.name,
-        "options": dataclasses.asdict(options),
-        "batch_size": batch_size,
-        "at_once": at_once,
-        "how": "loop: one network after the other" if at_once == 1 else f"vmap: {at_once} at once",
-        "device": folders.device_name(),
-        "networks": rows,
-        "classes": list(data.classes),
-        "seconds": time.perf_counter() - began,
-        "out": str(path),
-    }
-    folder.write_json("sweep.json", result)
-    folder.write_text("sweep.csv", _table(rows))
-    folder.write("sweep.png", partial(plots.sweep, rows=rows, data=data.name, classify=classify))
-    if options.json:
-        print(folders.to_json(result))
-    else:
-        summaries.show_sweep(result)
-    return 0
+    return rows, at_once
 
 
-def _judge(net: Network, classify: bool) -> Callable[[Array, Array, TrainState], tuple]:
-    evaluate = evaluation.make_evaluate(net, classify=classify)
-
-    def judge(x: Array, targets: Array, train_state: TrainState) -> tuple[Array, Array]:
-        return evaluate(train_state.params, train_state.state, x, targets)
-
-    return judge
+def _judge(
+    net: Network, classify: bool, x: Array, targets: Array, train_state: TrainState
+) -> tuple[Array, Array]:
+    params, state, *_ = train_state
+    return evaluation.evaluate(net, params, state, x, targets, classify=classify)
 
 
 def _reporter(progress: TrainingProgress, name: str) -> Callable[[int, int], None]:
@@ -129,7 +145,7 @@ def _rows(name: str, rates: np.ndarray, found: training.Sweep, *, steps: int) ->
     test_costs, accuracies = found.evaluations
     rows = []
     for (i, j), lost in np.ndenumerate(found.diverged):
-        reached = np.flatnonzero(accuracies[i, j] >= summaries.TARGET_ACCURACY)
+        reached = np.flatnonzero(accuracies[i, j] >= TARGET_ACCURACY)
         classify = not np.isnan(accuracies[i, j]).all()
         rows.append(
             {

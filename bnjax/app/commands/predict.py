@@ -1,9 +1,7 @@
 """`bnjax predict`: a saved network on new data."""
 
-import contextlib
 import csv
-import json
-import os
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnjax import costs, network
-from bnjax.app import evaluation, readers
+from bnjax.app import readers
 from bnjax.app.data import encode_known
 from bnjax.app.errors import UserError, nearest
-from bnjax.app.folders import finite
+from bnjax.app.io import files
+from bnjax.app.measures import evaluation
 from bnjax.app.options import Predict
-from bnjax.app.saved import SavedRun, load_run
+from bnjax.app.run.saved import SavedRun, load_run
 
 
 def predict(options: Predict) -> int:
@@ -43,14 +42,15 @@ def predict(options: Predict) -> int:
     found: dict[str, Any] = {"samples": len(x), "network": name, "run": str(run.path)}
     if y is not None:
         targets = encode_known(f"{options.file}, labels", y, run.classes, net.cost, net.sizes[-1])
-        evaluate = evaluation.make_evaluate(net, classify=bool(run.classes))
-        cost, accuracy = evaluate(params, state, x, jnp.asarray(targets))
+        cost, accuracy = evaluation.evaluate(
+            net, params, state, x, jnp.asarray(targets), classify=bool(run.classes)
+        )
         found |= {"cost": float(cost), "accuracy": float(accuracy) if run.classes else None}
     logits, _ = network.bn_apply(net, params, state, x, train=False)
     _write(out, run, net.cost, logits, y)
     found["out"] = str(out)
     if options.json:
-        print(json.dumps(finite(found), allow_nan=False))
+        print(files.to_json(found).decode())
     else:
         known = "" if y is None else f"cost {found['cost']:.4g}; "
         if y is not None and run.classes:
@@ -73,17 +73,15 @@ def _write(out: Path, run: SavedRun, cost: str, logits: Any, y: np.ndarray | Non
     else:
         header += [f"prediction {i}" for i in range(outputs.shape[1])]
         predicted = [[]] * len(outputs)
-    beside = out.with_name(f".{out.name}.tmp")
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(header)
+    for number, row in enumerate(outputs.tolist()):
+        rows.writerow([number, *labels[number], *predicted[number], *row])
+    written = text.getvalue().encode("utf-8", "surrogateescape")
     try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(header)
-            for number, row in enumerate(outputs.tolist()):
-                rows.writerow([number, *labels[number], *predicted[number], *row])
-        os.replace(beside, out)
+        files.write(out, lambda file: file.write(written))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
         raise UserError(
             f"--out: {out} cannot be written: {error.strerror}; name another file"
         ) from error

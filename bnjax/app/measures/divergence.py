@@ -1,5 +1,6 @@
 """Where a network was lost: the first cost and the first parameter that are not finite."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ class Divergence(NamedTuple):
 
     epoch: int
     step: int  # the first whose cost is not finite, or that left a parameter that is not
-    cost: float
+    cost: float | None  # None: not finite, and read back from a file that has no word for that
     parameter: str | None  # the first that went, in the order of the layers; None: all are finite
     parameter_step: int | None
 
@@ -23,7 +24,7 @@ class Divergence(NamedTuple):
 def find(
     step: Step,
     states: tuple[TrainState, TrainState],
-    batches: tuple[np.ndarray, Array, Array],
+    batches: Callable[[], tuple[np.ndarray, Array, Array]],
     *,
     epoch: int,
     costs: np.ndarray,
@@ -33,7 +34,8 @@ def find(
     Args:
         step: One step of it, as `training.make_step` makes it.
         states: Before the epoch, and after.
-        batches: The epoch's (steps, B), as `training.shuffle` deals them, and x and targets whole.
+        batches: Returns the epoch's (steps, B), as `training.shuffle` orders them, and x and
+            targets whole.
         epoch: Its number.
         costs: Its costs, (steps,).
 
@@ -45,7 +47,7 @@ def find(
     lost = _first_lost(states[1].params)
     if not bad.size and lost is None:
         return None
-    order, x, targets = batches
+    order, x, targets = batches()
     state, compiled = states[0], jax.jit(step)
     done = int(state.step)
     at = int(bad[0]) if bad.size else len(costs) - 1
@@ -69,7 +71,7 @@ def _first_lost(params: Params) -> str | None:
 
 def describe(name: str, found: Divergence) -> str:
     """Say in one line what was lost, and where."""
-    if np.isfinite(found.cost):
+    if found.cost is not None and np.isfinite(found.cost):
         cost = "the costs are finite"
     else:
         cost = f"the cost is {found.cost} at step {found.step}"

@@ -9,7 +9,7 @@ for each epoch that was looked at, 0 for before training; its fields are those o
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ import numpy as np
 from jax import Array
 
 from bnjax import geometry
-from bnjax.app.progress import say
-from bnjax.app.sessions import Session
+from bnjax.app.io import arrays as npz
+from bnjax.app.io.folder import Folder
+from bnjax.app.io.terminal import say
 from bnjax.identities.quick import quick
 from bnjax.network import Network, Params
 
@@ -38,66 +39,68 @@ Look = Callable[[Params, int], np.ndarray]
 
 
 class Recorder:
-    """The looks at a run on its way; those that were written survive any crash.
+    """Looks at the networks of a run on their way; those that were written survive any crash."""
 
-    Without --diagnostics, and in processes that write nothing, it does nothing.
-    """
+    def __init__(
+        self,
+        folder: Folder,
+        nets: Mapping[str, Network],
+        params: Mapping[str, Params],
+        batch: Batch,
+        *,
+        every: int,
+        epochs: int,
+    ) -> None:
+        """Prepare the looks.
 
-    def __init__(self, session: Session, x: Array, targets: Array) -> None:
-        """Look for the first time, or take up what was seen up to where the session stands."""
-        self._session, self._folder = session, session.folder
-        self._every = session.options.diagnostics
-        if not self._every or self._folder is None:
-            return
-        own, seed = session.batch_size, session.options.seed
-        self._batch = choose_batch(x, targets, batch_size=own, seed=seed)
-        looks = session.options.epochs // self._every
+        Args:
+            folder: Where geometry.npz is written.
+            nets: The networks.
+            params: Their parameters, which tell the shapes.
+            batch: The samples to look at, from `choose_batch`.
+            every: Epochs between two looks.
+            epochs: All epochs of the run.
+        """
+        self._folder, self._batch, self._every = folder, batch, every
+        looks = epochs // every
         self._looks = {
-            name: make_look(run.net, run.here.params, self._batch, looks=looks)
-            for name, run in session.runs.items()
+            name: make_look(net, params[name], batch, looks=looks) for name, net in nets.items()
         }
-        self._rows: dict[str, list[np.ndarray]] = {name: [] for name in session.runs}
+        self._rows: dict[str, list[np.ndarray]] = {name: [] for name in nets}
         self._next = 0.0  # when the file may be written again
-        if session.epoch:
-            self._take_up(self._folder.path, session.epoch)
-        else:
-            for name in session.runs:
-                self.look(name, 0)
 
-    def look(self, name: str, epoch: int) -> dict[str, Any]:
+    def look(self, name: str, params: Params, epoch: int) -> dict[str, list[float]]:
         """Look at one network after an epoch, if it is one of those to look at.
 
         Returns:
-            What its line of metrics.jsonl says of it: "geometry", figures for each layer; or
-            nothing.
+            What its line of metrics.jsonl says of it, figures for each layer; or nothing.
         """
-        if not self._every or self._folder is None or epoch % self._every:
+        if epoch % self._every:
             return {}
-        row = self._looks[name](self._session.runs[name].here.params, epoch)
+        row = self._looks[name](params, epoch)
         self._rows[name].append(row)
         if time.monotonic() >= self._next:
             self.write()
         figures = (field for field in row.dtype.names or () if field not in _PICTURES)
-        return {"geometry": {f: _short(row[f]) for f in figures if f != "epoch"}}
+        return {f: _short(row[f]) for f in figures if f != "epoch"}
 
     def write(self) -> None:
         """Write geometry.npz."""
-        if not self._every or self._folder is None:
-            return
         began = time.monotonic()
         arrays: dict[str, Any] = dict(zip(_BATCH, map(np.asarray, self._batch), strict=True))
         arrays |= {name: np.array(rows) for name, rows in self._rows.items() if rows}
-        self._folder.write(FILE, lambda path: np.savez(path, **arrays))
+        self._folder.write(FILE, lambda file: npz.save(file, arrays))
         ended = time.monotonic()
         self._next = ended + (ended - began) / _WRITING
 
-    def _take_up(self, path: Path, epoch: int) -> None:
+    def take_up(self, epoch: int) -> None:
+        """Take up what was seen up to an epoch."""
         try:
-            found = read(path)[1]
+            found = read(self._folder.path)[1]
             for name in self._rows:
                 self._rows[name] = list(found[name][found[name]["epoch"] <= epoch])
         except (KeyError, OSError, ValueError) as error:
-            say(f"{path / FILE} is lost ({error}): looks up to epoch {epoch} are missing")
+            say(f"{FILE} cannot be read ({error}): looks up to epoch {epoch} are missing")
 
 
 def choose_batch(x: Array, targets: Array, *, batch_size: int, seed: int) -> Batch:
@@ -129,12 +132,10 @@ def read(path: Path) -> tuple[Batch, dict[str, np.ndarray]]:
         OSError: It is not there.
         ValueError: It is damaged.
     """
-    with (path / FILE).open("rb") as file:
-        try:
-            arrays = dict(np.load(file, allow_pickle=False))
-            x, targets = (jnp.asarray(arrays.pop(name)) for name in _BATCH)
-        except Exception as error:  # whatever a damaged archive makes NumPy raise
-            raise ValueError(f"a damaged file: {error}") from error
+    arrays = npz.load(path / FILE)
+    if not {*_BATCH} <= arrays.keys():
+        raise ValueError(f"it does not hold {' and '.join(_BATCH)}")
+    x, targets = (jnp.asarray(arrays.pop(name)) for name in _BATCH)
     for name, rows in arrays.items():
         if rows.dtype.names is None or not {"epoch", *geometry.Summary._fields} <= {
             *rows.dtype.names

@@ -1,6 +1,13 @@
-"""Progress on stderr: live bars in a terminal, plain lines elsewhere."""
+"""What a person reads: results on stdout; messages and progress on stderr.
 
+Progress is a live bar in a terminal and plain lines elsewhere. NO_COLOR turns all styles off.
+"""
+
+import io
+import os
+import sys
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -8,9 +15,23 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 _LINES = 10  # plain lines per network over a whole run
 
 
+def console(*, stderr: bool = False, **options: Any) -> Console:
+    """Return the console that prints plain text, without styles where NO_COLOR asks for none."""
+    if os.environ.get("NO_COLOR"):
+        options["color_system"] = None
+    return Console(stderr=stderr, highlight=False, markup=False, **options)
+
+
 def say(message: str) -> None:
     """Print a line on stderr."""
-    Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
+    console(stderr=True).print(message, soft_wrap=True)
+
+
+def show_everything() -> None:
+    """Let no character that an output's encoding lacks, or a lone surrogate, end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class TrainingProgress:
@@ -23,7 +44,7 @@ class TrainingProgress:
         self._epochs, self._unit = epochs, unit
         self._every = max(1, epochs // _LINES)
         self._shown = dict.fromkeys(networks, 0)
-        self._console = Console(stderr=True, quiet=silent)
+        self._console = console(stderr=True, quiet=silent)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         if self._console.is_terminal and not self._console.is_dumb_terminal:
@@ -55,7 +76,7 @@ class TrainingProgress:
 
     def say(self, message: str) -> None:
         """Print a line beside the progress."""
-        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(message, soft_wrap=True)
 
     def advance(self, name: str, epoch: int, figures: str, seconds_left: float) -> None:
         """Show that `name` has finished an epoch, counted from 1."""

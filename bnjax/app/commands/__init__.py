@@ -1,0 +1,1 @@
+"""The commands, one file each: from options, through the library, to what is shown."""

@@ -1,0 +1,200 @@
+"""`bnjax train`: the baseline and the normalized network on the same data, side by side."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnjax import training
+from bnjax.app import data as datasets
+from bnjax.app.io import signals
+from bnjax.app.io.terminal import TrainingProgress, say
+from bnjax.app.measures import divergence, gradients
+from bnjax.app.measures.looks import Recorder, choose_batch
+from bnjax.app.options import Train
+from bnjax.app.run import config, epochs, networks, processes, results, session
+from bnjax.app.run.folder import RunFolder
+from bnjax.app.run.metrics import Line
+from bnjax.app.run.session import Run, Session
+
+
+def train(options: Train, *, given: frozenset[str] = frozenset()) -> int:
+    """Train as the options say; write the run folder; print the summary.
+
+    Args:
+        options: The options.
+        given: The names of those that were spelt out, as --epochs.
+
+    Returns:
+        The exit code: 0, 3 where a network diverged and the run stopped for it, or 130 after
+        Ctrl-C or SIGTERM.
+
+    Raises:
+        UserError: Options or data do not fit, and nothing has been trained; or the folder cannot
+            be written, and what stands in it is whole.
+    """
+    began = time.perf_counter()
+    options.check_processes()
+    processes.join(options.coordinator, options.num_processes, options.process_id)
+    with contextlib.ExitStack() as stack:
+        run = processes.together(partial(_begin, options, given, stack))
+        if run is None:
+            return 0
+        with signals.held_back() as asked_to_stop:
+            if options.resume is not None:
+                session.take_up(run, Path(options.resume))
+            interrupted = _train(run, asked_to_stop)
+        return results.leave(run, began, interrupted=interrupted)
+
+
+def _begin(options: Train, given: frozenset[str], stack: contextlib.ExitStack) -> Session | None:
+    """Read the data, open the folder, build the networks; None where all is done already."""
+    old, path = None, Path(options.resume or "")
+    if options.resume is not None:
+        old, own = config.read(path)
+        options = config.beside(options, given, own)
+        if results.finished(path, options.epochs):
+            if processes.is_first():
+                say(
+                    f"the run in {path} is finished: {options.epochs} epochs; more with --epochs, "
+                    f"predictions with bnjax predict {path} FILE"
+                )
+            return None
+    options.check()
+    mesh = processes.choose(options.devices)
+    if processes.is_first():
+        say(f"reading {options.data}")  # the first word: what comes next takes some seconds
+    data, batch_size = networks.load(options, seed=options.seed)
+    found = config.make(
+        options,
+        config.Resolved(
+            data=datasets.absolute(options.data),
+            digest=datasets.digest(data),
+            batch_size=batch_size,
+            learning_rate=options.resolved_learning_rate(),
+            devices=1 if mesh is None else mesh.size,
+        ),
+    )
+    if old is not None:
+        config.check_same(path, old, found)
+    optimizer = networks.make_optimizer(options.optimizer, options.resolved_learning_rate())
+    runs = {}
+    for name in networks.NAMES if options.network == "both" else (options.network,):
+        # both running kinds, for the summary to compare
+        averages = {"decay": options.decay, "other_decays": (None,)}
+        net = networks.make_network(options, data, name, **averages)
+        # the same weights for both, as they share sizes and key
+        start = training.init(net, optimizer, jax.random.key(options.seed))
+        runs[name] = Run(net, jax.tree.map(np.array, start))
+    folder = None
+    if processes.is_first():
+        if old is None:
+            folder = RunFolder.create(options.out, overwrite=options.overwrite)
+        else:
+            folder = RunFolder.reopen(path)
+        stack.callback(folder.close)
+        if old is None or options.epochs > old["options"]["epochs"]:
+            folder.write(config.FILE, found)
+    return Session(options, data, batch_size, folder, optimizer, runs, mesh)
+
+
+def _train(run: Session, asked_to_stop: list[int]) -> bool:
+    """Train all networks epoch by epoch, from where the session stands.
+
+    Returns:
+        Whether a signal has ended it.
+    """
+    options, names, classify = run.options, tuple(run.runs), bool(run.data.classes)
+    compiled = {name: epochs.compile_training(run, one) for name, one in run.runs.items()}
+    compare = _comparison(run)
+    recorder = _recorder(run)
+    compare_at = {1: "start", (options.epochs + 1) // 2: "middle"}
+    stop = False
+    with TrainingProgress(names, options.epochs, silent=not processes.is_first()) as progress:
+        for epoch in range(run.epoch + 1, options.epochs + 1):
+            if epoch in compare_at:
+                compare(compare_at[epoch], epoch)
+            for name, one in run.runs.items():
+                before = one.state
+                line, costs = epochs.advance(compiled[name], one, name, classify=classify)
+                if recorder is not None and (seen := recorder.look(name, one.state.params, epoch)):
+                    line["geometry"] = seen
+                one.metrics.append(line)
+                if run.folder is not None:
+                    run.folder.write_metrics(line)
+                progress.advance(name, epoch, *_figures(run, line))
+                if one.divergence is None:
+                    one.divergence = epochs.find_divergence(run, one, before, costs, epoch)
+                    if one.divergence is not None:
+                        progress.say(divergence.describe(name, one.divergence))
+            run.epoch = epoch
+            if run.stopped:
+                break
+            stop = processes.anyone(bool(asked_to_stop))
+            every = options.checkpoint_every
+            if every and (epoch % every == 0 or (stop and epoch < options.epochs)):
+                if recorder is not None:
+                    recorder.write()  # before: a checkpoint counts on what was seen up to it
+                session.save(run)
+            if stop:
+                break
+    if recorder is not None:
+        recorder.write()
+    compare("end", max(run.epoch, 1))
+    return stop
+
+
+def _comparison(run: Session) -> Callable[[str, int], None]:
+    """Build the function that compares the normalized network's gradients by hand and by JAX."""
+    one = run.runs.get("bn")
+    compare = None if one is None else gradients.make_comparison(one.net)
+
+    def note(moment: str, epoch: int) -> None:
+        if one is not None and compare is not None:
+            indices = epochs.order(run, epoch)[0]
+            batch = run.data.x_train[indices], run.data.targets_train[indices]
+            run.checks[moment] = compare(one.state, *batch, indices >= 0)
+
+    return note
+
+
+def _recorder(run: Session) -> Recorder | None:
+    """Prepare the looks that --diagnostics asks for, in the process that writes."""
+    options, data = run.options, run.data
+    if not options.diagnostics or run.folder is None:
+        return None
+    x, targets = jnp.asarray(data.x_train), jnp.asarray(data.targets_train)
+    recorder = Recorder(
+        run.folder,
+        {name: one.net for name, one in run.runs.items()},
+        {name: one.state.params for name, one in run.runs.items()},
+        choose_batch(x, targets, batch_size=run.batch_size, seed=options.seed),
+        every=options.diagnostics,
+        epochs=options.epochs,
+    )
+    if run.epoch:
+        recorder.take_up(run.epoch)
+    else:
+        for name, one in run.runs.items():
+            recorder.look(name, one.state.params, 0)
+    return recorder
+
+
+def _figures(run: Session, line: Line) -> tuple[str, float]:
+    """Return what the progress says of an epoch, and the seconds that are left."""
+    accuracy, seconds = line["test_accuracy"], line["seconds"] / line["epoch"]
+    result = f"test cost {_short(line['test_cost'])}"
+    if accuracy is not None:
+        result = f"test accuracy {accuracy:.1%}"
+    speed = len(run.data.x_train) / seconds
+    left = (run.options.epochs - line["epoch"]) * seconds
+    return f"cost {_short(line['cost'])}  {result}  {speed:,.0f} samples/s", left
+
+
+def _short(cost: float) -> str:
+    return f"{cost:.4f}" if cost < 1e4 else f"{cost:.3g}"

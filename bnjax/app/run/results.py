@@ -1,0 +1,122 @@
+"""What a run leaves behind: its networks, folded too, its summary, its pictures."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, TypedDict
+
+import jax.numpy as jnp
+
+from bnjax.app.errors import UserError
+from bnjax.app.io import files
+from bnjax.app.io.terminal import say
+from bnjax.app.measures import evaluation
+from bnjax.app.report import pictures, tables
+from bnjax.app.run.folder import RunFolder
+from bnjax.app.run.session import Run, Session
+
+INTERRUPTED, DIVERGED = 130, 3  # exit codes
+
+
+def leave(session: Session, began: float, *, interrupted: bool) -> int:
+    """Write what a run leaves behind, and print its summary.
+
+    Args:
+        session: The run.
+        began: When, by `time.perf_counter`.
+        interrupted: Whether a signal has ended it.
+
+    Returns:
+        The exit code.
+    """
+    options, folder = session.options, session.folder
+    interrupted = interrupted and session.epoch < options.epochs
+    code = DIVERGED if session.stopped else INTERRUPTED if interrupted else 0
+    if folder is None:
+        return code
+    measured = {
+        name: _leave_network(session, folder, name, run)
+        for name, run in session.runs.items()
+        if not (session.stopped and run.divergence)  # its last good checkpoint is worth more
+    }
+    summary = tables.gather(session)
+    for name, figures in summary["networks"].items():
+        figures |= measured.get(name, {})
+    summary["finished"] = session.epoch == options.epochs and not session.stopped
+    summary["interrupted"] = interrupted
+    summary["seconds"] = time.perf_counter() - began
+    summary["out"] = str(folder.path)
+    folder.write("summary.json", summary)
+    _draw(session, folder)
+    if options.json:
+        print(files.to_json(summary).decode())
+    else:
+        tables.show(summary)
+    if session.stopped:
+        say(
+            f"stopped after epoch {session.epoch} of {options.epochs}: {folder.path} keeps its "
+            "last good checkpoint; use a smaller --learning-rate, or --on-divergence continue"
+        )
+    elif interrupted:
+        say(
+            f"interrupted after epoch {session.epoch} of {options.epochs}: what has been learnt is "
+            f"in {folder.path}; bnjax train --resume {folder.path} goes on"
+        )
+    return code
+
+
+class _Summary(TypedDict):
+    finished: bool
+    options: dict[str, Any]
+
+
+def finished(path: Path, epochs: int) -> bool:
+    """Return whether the run in a folder has come to the end of so many epochs.
+
+    Raises:
+        UserError: Its summary.json is damaged.
+    """
+    file = path / "summary.json"
+    if not file.exists():
+        return False
+    summary = files.read_json(file, _Summary, "delete it, and the run can go on")
+    trained = summary["options"].get("epochs")
+    return summary["finished"] and isinstance(trained, int) and trained >= epochs
+
+
+def _draw(session: Session, folder: RunFolder) -> None:
+    """Draw the pictures; none that cannot be drawn costs the run its results."""
+    metrics = {name: run.metrics for name, run in session.runs.items() if run.metrics}
+    if not metrics:
+        return
+    options, name = session.options, session.data.name
+    try:
+        curves = partial(pictures.curves, metrics=metrics, data=name, cost=options.cost)
+        folder.write("curves.png", curves)
+        if options.hidden:
+            inputs = partial(pictures.inputs, metrics=metrics, activation=options.activation)
+            folder.write("inputs.png", inputs)
+    except UserError:
+        raise
+    except Exception as error:  # a library for fonts and pictures may raise anything
+        say(f"the pictures cannot be drawn: {files.reason(error)}")
+
+
+def _leave_network(session: Session, folder: RunFolder, name: str, run: Run) -> dict[str, Any]:
+    """Write a network, a normalized one folded too; return what was measured."""
+    data, net, (params, kept, *_) = session.data, run.net, run.state
+    classify, batch_size = bool(data.classes), session.batch_size
+    described = {"center": data.center, "spread": data.spread, "classes": data.classes}
+    x, x_test = map(jnp.asarray, (data.x_train, data.x_test))
+    kind = session.options.statistics
+    state = evaluation.choose(kind, net, params, kept, x, batch_size=batch_size)
+    folder.write_params(f"params_{name}", params, state, **described)
+    if not any(net.normalized):
+        return {}
+    folded, differ, difference = evaluation.fold(net, params, state, x_test, classify=classify)
+    if not differ:
+        folder.write_params("folded", folded, (), **described)
+    return {
+        "statistics": evaluation.compare_statistics(net, run.state, data, batch_size=batch_size),
+        "folded": {"test_predictions_changed": differ, "largest_difference": difference},
+    }
