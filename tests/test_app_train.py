@@ -225,7 +225,9 @@ def test_regression_is_judged_by_its_cost(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [["--batch-size", "1", "--network", "baseline"], ["--hidden"]])
+@pytest.mark.parametrize(
+    "more", [["--batch-size", "1", "--network", "baseline"], ["--hidden", "--norm-output"]]
+)
 def test_incremental_updates_and_no_hidden_layer(more, tmp_path):
     one = ["--epochs", "1", "--hidden", "4", "--network", "both", "--data", "breast_cancer"]
     assert run(["train", *one, *more, "--learning-rate", "0.1", "--out", str(tmp_path / "r")]) == 0
@@ -261,6 +263,7 @@ def test_batch_gradient_descent_makes_one_step_per_epoch(tmp_path):
         (["--batch-size", "5000"], "expected at most 1437, the size of the training set, got 5000"),
         (["--test-fraction", "1.5"], "--test-fraction"),
         (["--seed", "-3"], "--seed: expected a number at least 0"),
+        (["--hidden"], "--hidden: without hidden layers there is nothing to normalize"),
         (["--norm-output", "--network", "baseline"], "--norm-output: the baseline normalizes"),
         (
             ["--epoch", "3"],

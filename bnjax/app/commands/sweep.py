@@ -51,6 +51,7 @@ def sweep(options: Sweep) -> int:
     """
     began = time.perf_counter()
     options.check()
+    options.check_normalizes()
     say(f"reading {options.data}")
     data, batch_size = load(options, seed=options.split_seed)
     resolved = config.Resolved(

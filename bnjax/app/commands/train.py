@@ -66,6 +66,8 @@ def _begin(options: Train, given: frozenset[str], stack: contextlib.ExitStack) -
                 )
             return None
     options.check()
+    if old is None and options.network != "baseline":
+        options.check_normalizes()
     mesh = processes.choose(options.devices)
     if processes.is_first():
         say(f"reading {options.data}")  # the first word: what comes next takes some seconds

@@ -61,6 +61,18 @@ class Task:
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder, for the next run to start sooner."""
 
+    def check_normalizes(self) -> None:
+        """Refuse to begin a normalized network in which nothing is normalized.
+
+        Raises:
+            UserError: There are no hidden layers, and the last one is not normalized.
+        """
+        if not self.hidden and not self.norm_output:
+            raise UserError(
+                "--hidden: without hidden layers there is nothing to normalize but the last layer; "
+                "add --norm-output, or train with --network baseline"
+            )
+
     def check(self) -> None:
         """Refuse what no data could make right.
 
@@ -151,11 +163,6 @@ class Train(Task):
             raise UserError(
                 "--batch-size: a batch of 1 has no variance to normalize with, expected at least "
                 "2, got 1; use a larger batch, or --network baseline"
-            )
-        if not self.hidden and not self.norm_output and self.network != "baseline":
-            raise UserError(
-                "--hidden: without hidden layers there is nothing to normalize but the last layer; "
-                "add --norm-output, or --network baseline"
             )
         if self.norm_output and self.network == "baseline":
             raise UserError(
