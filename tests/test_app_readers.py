@@ -12,8 +12,7 @@ pytest.importorskip("sklearn")
 
 from app_data import csv, idx, npz, refusal, says
 
-from bnjax.app.data import load
-from bnjax.app.readers import read
+from bnjax.app.data import load, read
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 IMAGES = np.arange(6 * 3 * 2).reshape(6, 3, 2)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnjax import costs, network
-from bnjax.app import evaluation, readers
-from bnjax.app.data import encode_known
+from bnjax.app import evaluation
+from bnjax.app.data import encode_known, read_samples
 from bnjax.app.errors import UserError, nearest
 from bnjax.app.folders import finite
 from bnjax.app.options import Predict
@@ -38,7 +38,7 @@ def predict(options: Predict) -> int:
     if options.out and out.exists() and not options.overwrite:
         raise UserError(f"--out: {out} exists; name another file, or add --overwrite")
     net, params, state, _ = run.networks[name]
-    raw, y = readers.read_samples(options.file, n_in=net.sizes[0], label=options.label)
+    raw, y = read_samples(options.file, n_in=net.sizes[0], label=options.label)
     x = jnp.asarray(run.scale(raw))
     found: dict[str, Any] = {"samples": len(x), "network": name, "run": str(run.path)}
     if y is not None:

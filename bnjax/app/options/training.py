@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from bnjax.activations import ACTIVATIONS
+from bnjax.app.data import SCALES
 from bnjax.app.errors import UserError
 from bnjax.app.options.values import check_name, check_number, choice
 from bnjax.costs import COSTS
@@ -15,7 +16,6 @@ KINDS = ("ema", "cumulative", "precise")
 NETWORKS = ("both", "baseline", "bn")
 OPTIMIZERS = ("sgd", "momentum", "adam")
 ON_DIVERGENCE = ("stop", "continue")
-SCALES = ("auto", "standard", "range", "none")
 
 
 @dataclass(frozen=True)

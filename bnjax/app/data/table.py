@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bnjax.app.data.raw import FINITE, Floats, Raw, first_beyond
 from bnjax.app.errors import UserError, nearest
-from bnjax.app.readers.raw import FINITE, Floats, Raw, first_beyond
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _MISSING = frozenset({"", "?", "na", "n/a", "nan", "null"})

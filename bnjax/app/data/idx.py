@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bnjax.app.data.raw import DAMAGE, Floats, Raw
 from bnjax.app.errors import UserError
-from bnjax.app.readers.raw import DAMAGE, Floats, Raw
 
 
 def read(folder: Path) -> Raw:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bnjax.app.data.raw import DAMAGE, FINITE, Floats, Raw, first_beyond
 from bnjax.app.errors import UserError
-from bnjax.app.readers.raw import DAMAGE, FINITE, Floats, Raw, first_beyond
 
 _HOW = "write it with np.savez('FILE.npz', x=..., y=...)"
 

@@ -4,11 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bnjax.app.data import idx, npz, table
+from bnjax.app.data.raw import Floats, Raw
 from bnjax.app.errors import UserError, nearest
-from bnjax.app.readers import idx, npz, table
-from bnjax.app.readers.raw import Floats, Raw
-
-__all__ = ["EMBEDDED", "Floats", "Raw", "read", "read_samples"]
 
 EMBEDDED = ("digits", "breast_cancer")
 
