@@ -68,9 +68,9 @@ def recorded(three_classes, tmp_path_factory):
             line = {"network": name, "epoch": epoch, "step": 3 * epoch, **figures}
             folder.write_metrics(line | recorder.look(name, epoch))
     recorder.write()
-    described = {"center": found.center, "spread": found.spread, "classes": found.classes}
+    folder.write_json(datasets.FILE, datasets.to_json(found.preparation))
     for name, one in runs.items():
-        folder.write_params(f"params_{name}", one.here.params, one.here.state, **described)
+        folder.write_params(f"params_{name}", one.here.params, one.here.state)
     folder.close()
     return path
 

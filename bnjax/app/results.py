@@ -8,6 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from bnjax import network
+from bnjax.app import data as datasets
 from bnjax.app import evaluation, plots, sessions, summaries
 from bnjax.app.folders import finite
 from bnjax.app.progress import say
@@ -29,6 +31,7 @@ def leave(session: Session, began: float, *, interrupted: bool) -> int:
     options, data, runs, folder = session.options, session.data, session.runs, session.folder
     if folder is None:
         return _code(session, interrupted)
+    folder.write_json(datasets.FILE, datasets.to_json(data.preparation))
     measured = {
         name: _leave_network(session, folder, name, run)
         for name, run in runs.items()
@@ -86,15 +89,18 @@ def _leave_network(session: Session, folder: RunFolder, name: str, run: Run) -> 
     data, (params, kept, *_) = session.data, run.here
     classify = bool(data.classes)
     x, x_test, targets_test = map(jnp.asarray, (data.x_train, data.x_test, data.targets_test))
-    described = {"center": data.center, "spread": data.spread, "classes": data.classes}
     state = sessions.statistics(session, run, x)
-    folder.write_params(f"params_{name}", params, state, **described)
+    folder.write_params(f"params_{name}", params, state)
+    measured: dict[str, Any] = {}
+    if not classify:
+        y, _ = network.bn_apply(run.net, params, state, x_test, train=False)
+        measured["test_error"] = data.preparation.errors(y, data.targets_test)
     if not any(run.net.normalized):
-        return {}
+        return measured
     folded, differ, difference = evaluation.fold(run.net, params, state, x_test, classify=classify)
     if not differ:
-        folder.write_params("folded", folded, (), **described)
-    return {
+        folder.write_params("folded", folded, ())
+    return measured | {
         "statistics": evaluation.gaps(
             run.net,
             params,

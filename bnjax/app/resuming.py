@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bnjax.app import data as datasets
 from bnjax.app import saved
 from bnjax.app.errors import UserError
 from bnjax.app.options import Train
@@ -96,7 +97,7 @@ def check(old: Old, resolved: Mapping[str, Any]) -> None:
 
 def _options(path: Path, config: Mapping[str, Any]) -> Train:
     try:
-        values = dict(config["options"])
+        values = datasets.BEFORE | config["options"]
         for field in dataclasses.fields(Train):
             if isinstance(values.get(field.name), list):
                 values[field.name] = tuple(values[field.name])

@@ -21,6 +21,7 @@ except ModuleNotFoundError:  # Windows: two runs into one folder are not told ap
 _OWN = (
     "config.json",
     "summary.json",
+    "preparation.json",
     "params_*.npz",
     "folded.npz",
     "curves.png",

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from bnjax.app.data.cells import shown
+from bnjax.app.data.preparation import Preparation
 from bnjax.app.data.raw import Floats, Raw
 from bnjax.app.errors import UserError, nearest
 
@@ -46,7 +48,7 @@ def encode(source: str, raw: Raw, cost: str) -> tuple[tuple[str, ...], np.ndarra
     names = [str(name) for name in found]
     if len(names) < 2:
         raise UserError(
-            f"{field}: expected at least two classes, got {names[0]!r} for all {len(labels)} "
+            f"{field}: expected at least two classes, got {shown(names[0])} for all {len(labels)} "
             "samples; check that these are the labels"
         )
     try:
@@ -56,24 +58,22 @@ def encode(source: str, raw: Raw, cost: str) -> tuple[tuple[str, ...], np.ndarra
     return tuple(names[i] for i in order), np.argsort(order)[codes]
 
 
-def encode_known(
-    field: str, y: np.ndarray, classes: tuple[str, ...], cost: str, n_out: int
-) -> Floats:
+def encode_known(field: str, y: np.ndarray, preparation: Preparation, cost: str) -> Floats:
     """Encode labels of samples that are not the training set's, for `cost`.
 
     Args:
         field: what messages call them.
         y: as read, (N,) or (N, k).
-        classes: the training set's; empty for regression.
+        preparation: the training set's.
         cost: as in `load`.
-        n_out: the number of outputs.
 
     Returns:
-        Targets, (N, n_out).
+        Targets, (N, n_out), a regression's scaled.
 
     Raises:
         UserError: a label is none of `classes`; or targets are no numbers, or of another width.
     """
+    classes, n_out = preparation.classes, len(preparation.targets)
     if classes:
         return to_targets(_known_codes(field, y, classes, cost), len(classes), cost)
     columns = math.prod(y.shape[1:])
@@ -82,7 +82,7 @@ def encode_known(
             f"{field}: expected numbers in {n_out} column(s) like the training set's, got dtype "
             f"{y.dtype} in {columns}; store both alike"
         )
-    return y.reshape(len(y), -1).astype(np.float64)
+    return preparation.scaled(y.reshape(len(y), -1).astype(np.float64))
 
 
 def _known_codes(field: str, y: np.ndarray, classes: tuple[str, ...], cost: str) -> np.ndarray:
@@ -94,8 +94,8 @@ def _known_codes(field: str, y: np.ndarray, classes: tuple[str, ...], cost: str)
     for row, label in enumerate(labels):
         if label not in codes:
             raise UserError(
-                f"{place(row)}: expected a class of the training set, got {label!r}; "
-                f"{nearest(label, classes)}"
+                f"{place(row)}: expected a class of the training set, got {shown(label)}; "
+                f"{nearest(label[:80], classes)}"
             )
     return np.array([codes[label] for label in labels])
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from bnjax.app.data.cells import shown
 from bnjax.app.data.encoding import place_of
 from bnjax.app.data.raw import Raw
 from bnjax.app.errors import UserError
@@ -24,8 +25,8 @@ def split(
     for code in () if codes is None else np.flatnonzero(np.bincount(codes) < 2):
         place = place_of(source, raw, np.flatnonzero(codes == code)[0])
         raise UserError(
-            f"{place}: expected at least 2 samples of class {classes[code]!r}, one to train and "
-            "one to test, got 1; add some or remove it, or for regression use "
+            f"{place}: expected at least 2 samples of class {shown(classes[code])}, one to train "
+            "and one to test, got 1; add some or remove it, or for regression use "
             "squared_error and floats throughout"
         )
     n_test, least = math.ceil(fraction * n), len(classes) or 1
@@ -43,8 +44,9 @@ def split(
             if not counts.all():
                 code = counts.argmin()
                 raise UserError(
-                    f"{source}, {raw.target}: expected a sample of every class to {side}, got none "
-                    f"of class {classes[code]!r} ({np.count_nonzero(codes == code)} samples in "
-                    f"all); use a {change} test fraction than {fraction:g} or add samples"
+                    f"{source}, {raw.target}: expected a sample of every class to {side}, got "
+                    f"none of class {shown(classes[code])} ({np.count_nonzero(codes == code)} "
+                    f"samples in all); use a {change} test fraction than {fraction:g} or add "
+                    "samples"
                 )
     return train, test

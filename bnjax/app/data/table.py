@@ -1,224 +1,316 @@
-"""Reads a table of comma-separated values, FILE.csv, with a header or without."""
+"""Reads a table of text, FILE.csv or FILE.tsv, with a header or without, into coded columns."""
 
 import contextlib
 import csv
 import io
-import math
 import re
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from bnjax.app.data.raw import FINITE, Floats, Raw, first_beyond
+from bnjax.app.data.cells import code, is_decimal, is_missing, is_name, is_number, labels, shown
+from bnjax.app.data.raw import BYTES, Column, Floats, Raw, check_size, opened
 from bnjax.app.errors import UserError, nearest
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")
-_MISSING = frozenset({"", "?", "na", "n/a", "nan", "null"})
-_ENOUGH = 4096
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_LOOKED_AT = 20  # rows, to tell the delimiter
+_INDEX_NAMES = ("", "Unnamed: 0")  # of the column in which pandas leaves a frame's index
 
 _Row = tuple[int, list[str]]  # the line it begins on, and its cells
 
 
-def read(path: Path, label: str | None) -> Raw:
+class Known(NamedTuple):
+    """What is known of a table to predict: its features, and the name of the label's column."""
+
+    columns: tuple[Column, ...]
+    label: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the features' names if columns can be found by them."""
+        names = tuple(column.name for column in self.columns)
+        return names if all(names) and len(set(names)) == len(names) else ()
+
+
+class _Table(NamedTuple):
+    """Rows of equal width, and which columns have which part."""
+
+    path: Path
+    header: list[str] | None
+    rows: list[_Row]
+    features: list[int]
+    at: int | None  # the label's column
+
+    def name(self, column: int) -> str:
+        """Return the name of a column; empty without a header."""
+        return "" if self.header is None else self.header[column]
+
+    def title(self, column: int) -> str:
+        """Name a column for a message."""
+        name = self.name(column)
+        return f"column {shown(name)}" if name else f"column {column} (counted from 0)"
+
+    def cells(self, column: int) -> tuple[list[str], Callable[[int, str, str], UserError]]:
+        """Return a column's cells, and what says that one of them is not as expected."""
+
+        def reject(row: int, expected: str, way_out: str) -> UserError:
+            line, cells = self.rows[row]
+            return UserError(
+                f"{self.path}, line {line}, {self.title(column)}: expected {expected}, got "
+                f"{shown(cells[column])}; {way_out}"
+            )
+
+        return [cells[column].strip() for _, cells in self.rows], reject
+
+    def labels(self) -> np.ndarray:
+        """Return what the label's column holds."""
+        return labels(*self.cells(self.at or 0))
+
+    def code(self, columns: Sequence[Column] | None, refuse: bool) -> tuple[Floats, list[Column]]:
+        """Return the features as numbers, and their columns, new ones where none are known."""
+        x, found = np.empty((len(self.rows), len(self.features))), []
+        for number, column in enumerate(self.features):
+            known = None if columns is None else columns[number]
+            refused = refuse if known is None else known.fill is None
+            x[:, number], categories = code(*self.cells(column), known, refused)
+            found.append(known or Column(self.name(column), categories))
+        return x, found
+
+
+def read(path: Path, label: str | None, missing: str, max_size: float) -> Raw:
     """Read the table at `path`, its labels in the column `label`, the last one if None."""
-    rows = _rows(path)
+    rows = _rows(path, max_size)
     header, at = _layout(path, rows, label)
-    names = _names(header, len(rows[0][1]))
-    x = _features(path, rows, header, at, hint=label is None)
-    rows = rows if header is None else rows[1:]
-
-    def reject(row: int, expected: str) -> UserError:
-        return _rejection(path, rows[row], at, names, expected, "correct it or remove the line")
-
-    y = _labels([cells[at].strip() for _, cells in rows], reject)
-    return Raw(x, y, path.name, target=names[at], lines=tuple(line for line, _ in rows))
-
-
-def read_samples(path: Path, label: str | None, n_in: int) -> tuple[Floats, np.ndarray | None]:
-    """Read features, and labels too where --label or one column more than `n_in` tells so."""
-    rows = _rows(path)
-    first = [cell.strip() for cell in rows[0][1]]
-    if label is not None or len(first) == n_in + 1:
-        raw = read(path, label)
-        return raw.x, raw.y
-    return _features(path, rows, first if any(map(_is_name, first)) else None, None), None
-
-
-def _names(header: list[str] | None, width: int) -> list[str]:
-    return [
-        f"column {name!r}" if name else f"column {column} (counted from 0)"
-        for column, name in enumerate(header or [""] * width)
-    ]
-
-
-def _rejection(
-    path: Path, row: _Row, column: int, names: list[str], expected: str, way_out: str
-) -> UserError:
-    line, cells = row
-    got = _shown(cells[column])
-    return UserError(
-        f"{path}, line {line}, {names[column]}: expected {expected}, got {got}; {way_out}"
+    features = [column for column in range(len(rows[0][1])) if column != at]
+    notes = []
+    if header is not None and not any(map(is_name, header)):
+        notes.append(f"{path}: the numbers {', '.join(header[:3])}, … in line 1 are read as names")
+    if header is not None and features[0] == 0 and header[0] in _INDEX_NAMES and features[1:]:
+        features = features[1:]
+        notes.append(f"{path}: the first column, without a name, is an index and left out")
+    table = _Table(path, header, _body(path, rows, header), features, at)
+    y = table.labels()
+    x, columns = table.code(None, missing == "refuse")
+    return Raw(
+        x,
+        y,
+        path.name,
+        target=table.title(at),
+        label=table.name(at) or "y",
+        lines=tuple(line for line, _ in table.rows),
+        columns=tuple(columns),
+        notes=tuple(notes),
     )
 
 
-def _features(
-    path: Path, rows: list[_Row], header: list[str] | None, at: int | None, *, hint: bool = False
-) -> Floats:
-    """Return the numbers of all columns but the label's, which is at `at`, if anywhere."""
-    top, width = rows[0][0], len(rows[0][1])
-    names = _names(header, width)
-    rows = rows if header is None else rows[1:]
-    if not rows:
-        raise UserError(f"{path}: expected rows of data, got only the header; add some below it")
-    features = [column for column in range(width) if column != at]
-    x = np.empty((len(rows), len(features)))
-    known: dict[str, float] = {}
-    for row, (line, cells) in enumerate(rows):
-        if len(cells) != width:
+def read_samples(
+    path: Path, label: str | None, known: Known, max_size: float
+) -> tuple[Floats, np.ndarray | None, tuple[str, ...]]:
+    """Read features as the network knows them, labels where there are any, and notes."""
+    rows = _rows(path, max_size)
+    first = [cell.strip() for cell in rows[0][1]]
+    width, n = len(first), len(known.columns)
+    notes = ()
+    if known.names and (set(known.names) & set(first) - {""}) and _all_found(path, known, first):
+        header = first
+        features = [first.index(name) for name in known.names]
+        wanted = label or known.label
+        if label is not None and first.count(label) != 1:
+            raise _no_column(path, rows, label, first)
+        at = first.index(wanted) if wanted in first and wanted not in known.names else None
+        used = (*features, at)
+        if ignored := [name for i, name in enumerate(first) if i not in used and name]:
+            notes = (f"{path}: not trained on, and left out: {', '.join(map(shown, ignored))}",)
+    else:
+        at = None
+        if label is not None or width == n + 1:
+            header, at = _layout(path, rows, label)
+        else:
+            header = first if _is_header(first, _below(rows, width), None) else None
+        features = [column for column in range(width) if column != at]
+        if len(features) != n:
             raise UserError(
-                f"{path}, line {line}: expected {width} columns like line {top}, got {len(cells)}; "
-                "correct the line or remove it"
+                f"{path}: expected {n} features per sample, as the network was trained on, got "
+                f"{len(features)}; bring the same ones in the same order"
             )
-        own = cells if at is None else cells[:at] + cells[at + 1 :]
-        try:
-            x[row] = _numbers(own, known)
-        except ValueError:
-            column = next(column for column in features if not _is_number(cells[column]))
-            way_out = "correct it" + (", or name the label's column with --label" * hint)
-            way_out += _delimiter_hint(cells[column])
-            raise _rejection(path, rows[row], column, names, "a number", way_out) from None
-    if (bad := first_beyond(x)) is not None:
-        way_out = "replace it or remove the line"
-        raise _rejection(path, rows[bad[0]], features[bad[1]], names, FINITE, way_out)
-    return x
+    table = _Table(path, header, _body(path, rows, header), features, at)
+    x, _ = table.code(known.columns, refuse=True)
+    return x, None if at is None else table.labels(), notes
 
 
-def _rows(path: Path) -> list[_Row]:
-    """Return each row that is not blank with the line it begins on."""
-    rows: list[_Row] = []
-    line = 1
+def as_columns(x: ArrayLike, columns: tuple[Column, ...]) -> Floats:
+    """Return raw columns in Python, (N, n) numbers or text, as `Raw` has those of a table."""
+    cells = np.asarray(x)
+    numbers = all(column.categories is None for column in columns)
+    if numbers and cells.dtype.kind in "biuf":
+        return cells.astype(np.float64)
+    if cells.ndim != 2 or cells.shape[1] != len(columns):
+        raise UserError(
+            f"x: expected {len(columns)} columns, as the network was trained on, got shape "
+            f"{cells.shape}; bring the same ones in the same order"
+        )
+    rows = [*enumerate([["" if cell is None else str(cell) for cell in row] for row in cells])]
+    names = [column.name for column in columns]
+    return _Table(Path("x"), names, rows, [*range(len(columns))], None).code(columns, True)[0]
+
+
+def _all_found(path: Path, known: Known, first: list[str]) -> bool:
+    """Raise where a header lacks some of the features' names, or has one of them twice."""
+    if any(map(is_number, known.names)) and first != list(known.names):
+        return set(known.names) <= set(first)  # a sample may hold such numbers too
+    for name in known.names:
+        if first.count(name) != 1:
+            problem = "no column" if name not in first else "several columns"
+            raise UserError(
+                f"{path}: the header has {problem} {shown(name)}, which the network was trained "
+                f"on; {nearest(name, first)}"
+            )
+    return True
+
+
+def _rows(path: Path, max_size: float) -> list[_Row]:
+    """Return each row that is not blank with the line it begins on, all of one width."""
+    limit = int(max_size * 2**30)
+    with opened(path) as file:
+        content = file.read(limit + 1)
+    check_size(path, "the text", len(content), max_size)
     try:
-        text = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
-        # strict: an open quote would otherwise swallow the rest of the file
-        reader = csv.reader(text, strict=True, skipinitialspace=True)
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
+        raise UserError(
+            f"{path}, line {line}: expected UTF-8 text, got byte 0x{byte:02x}; save it as UTF-8"
+        ) from error
+    delimiter = _delimiter(path, text)
+    rows: list[_Row] = []
+    line, count = 1, 0
+    try:
+        reader = _reader(text, delimiter)
         for cells in reader:
             if any(cells):
                 rows.append((line, cells))
+                count += len(cells)
+                if not len(rows) % 1000:
+                    check_size(path, f"{count} cells", BYTES * count, max_size)
             line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
-            f"{path}, line {line}: expected comma-separated cells, got a row that cannot be taken "
-            f"apart ({error}); look for an open quote"
-        ) from error
-    except UnicodeDecodeError as error:
-        line, byte = error.object.count(b"\n", 0, error.start) + 1, error.object[error.start]
-        raise UserError(
-            f"{path}, line {line}: expected UTF-8 text, got byte 0x{byte:02x}; save it as UTF-8"
+            f"{path}, line {line}: expected {_DELIMITERS[delimiter]}-separated cells, got a "
+            f"row that cannot be taken apart ({error}); look for an open quote"
         ) from error
     if not rows:
         raise UserError(f"{path}: expected rows of data, got an empty file; add some")
     return rows
 
 
+def _reader(text: str, delimiter: str):  # noqa: ANN202 (csv's reader has no public type)
+    # strict: an open quote would otherwise swallow the rest of the file
+    source = io.StringIO(text, newline="")
+    return csv.reader(source, strict=True, skipinitialspace=True, delimiter=delimiter)
+
+
+def _delimiter(path: Path, text: str) -> str:
+    """Return what separates the cells: what cuts all of the first rows alike."""
+    if ".tsv" in path.suffixes[-2:]:
+        return "\t"
+    fitting, first = [], {}
+    for delimiter in _DELIMITERS:
+        widths = []
+        with contextlib.suppress(csv.Error):  # reading all of it names the line
+            found = (len(cells) for cells in _reader(text, delimiter) if any(cells))
+            widths.extend(islice(found, _LOOKED_AT))
+        first[delimiter] = widths[0] if widths else 0
+        if len(set(widths)) == 1 and widths[0] > 1:
+            fitting.append(delimiter)
+    if len(fitting) > 1:
+        names = " or ".join(f"{_DELIMITERS[each]}s" for each in fitting)
+        raise UserError(
+            f"{path}, line 1: expected columns separated in one way, got rows that {names} cut "
+            "alike; name the columns in a first line, and write decimals with a point"
+        )
+    return fitting[0] if fitting else max(first, key=first.__getitem__)
+
+
+def _below(rows: list[_Row], width: int) -> list[list[str]]:
+    return [cells for _, cells in rows[1:] if len(cells) == width]
+
+
+def _body(path: Path, rows: list[_Row], header: list[str] | None) -> list[_Row]:
+    """Return the rows of data, checked for their width."""
+    top, width = rows[0][0], len(rows[0][1])
+    rows = rows if header is None else rows[1:]
+    if not rows:
+        raise UserError(f"{path}: expected rows of data, got only the header; add some below it")
+    for line, cells in rows:
+        if len(cells) != width:
+            raise UserError(
+                f"{path}, line {line}: expected {width} columns like line {top}, got {len(cells)}; "
+                "correct the line or remove it"
+            )
+    return rows
+
+
 def _layout(path: Path, rows: list[_Row], label: str | None) -> tuple[list[str] | None, int]:
     """Return the header, or None where there is none, and the index of the label's column."""
-    first, rest = [cell.strip() for cell in rows[0][1]], [cells for _, cells in rows[1:]]
+    first = [cell.strip() for cell in rows[0][1]]
     width = len(first)
     if width < 2:
         raise UserError(
             f"{path}, line {rows[0][0]}: expected at least two columns, features and a label, got "
-            f"one, {_shown(first[0])}{_delimiter_hint(first[0]) or '; add the others'}"
+            f"one, {shown(first[0])}; add the others, or separate them with commas"
         )
-    index = int(label) if label is not None and _INTEGER.fullmatch(label) else None
+    whole = label is not None and len(label) < 20 and re.fullmatch(r"[+-]?[0-9]+", label)
+    index = int(label) if label is not None and whole else None
     at = width - 1
     if index is not None and -width <= index < width:
         at = index % width
     elif index is None and label in first:
         at = first.index(label)
-    below = [cells[at].strip() for cells in rest if len(cells) == width]
-    features = [cell for column, cell in enumerate(first) if column != at]
-    if index is None and first[at] == label and label not in below:
-        is_header = True
-    else:
-        is_header = any(map(_is_name, features)) or (
-            _is_name(first[at]) and bool(below) and all(map(_is_number, below))
-        )
-        # a decimal is no name: better an error about its neighbour than a sample lost unseen
-        is_header &= not any(map(_is_decimal, features))
-    if not is_header:
+    below = _below(rows, width)
+    named = index is None and first[at] == label and label not in [r[at].strip() for r in below]
+    if not (named or _is_header(first, below, at)):
         if label is not None and (index is None or not -width <= index < width):
             raise UserError(
                 f"{path}: expected a column's index, 0 to {width - 1}, for --label, as line "
-                f"{rows[0][0]} is no header; got {label!r}; add a header or give the index"
+                f"{rows[0][0]} is no header; got {shown(label)}; add a header or give the index"
             )
         return None, at
     if label is None:
         return first, width - 1
     if first.count(label) != 1:
-        problem = "several columns" if label in first else "no column"
-        raise UserError(
-            f"{path}, line {rows[0][0]}: the header has {problem} {label!r} for --label; "
-            f"{nearest(label, first)}"
-        )
+        raise _no_column(path, rows, label, first)
     return first, first.index(label)
 
 
-def _labels(cells: Sequence[str], reject: Callable[[int, str], UserError]) -> np.ndarray:
-    """Return int64 where every label is an integer, float64 where a number, else strings."""
-    numeric = [_is_number(cell) for cell in cells]
-    real = any(map(_is_decimal, cells))
-    for row, cell in enumerate(cells):
-        if cell.lower() in _MISSING:
-            raise reject(row, "a label")
-        if real and not numeric[row]:
-            raise reject(row, "a number like the other labels")
-    if not all(numeric):
-        return np.array(cells)
-    if all(_INTEGER.fullmatch(cell) for cell in cells):
-        try:
-            return np.array([int(cell) for cell in cells], np.int64)
-        except OverflowError:  # too long for a number that was meant as one: an identifier
-            return np.array(cells)
-    y = np.array(cells).astype(np.float64)
-    if (bad := first_beyond(y)) is not None:
-        raise reject(bad[0], FINITE)
-    return y
+def _no_column(path: Path, rows: list[_Row], label: str, first: list[str]) -> UserError:
+    problem = "several columns" if label in first else "no column"
+    return UserError(
+        f"{path}, line {rows[0][0]}: the header has {problem} {shown(label)} for --label; "
+        f"{nearest(label, first)}"
+    )
 
 
-def _numbers(cells: list[str], known: dict[str, float]) -> Floats | list[float]:
-    """Return the number in each cell: looked up in `known`, faster, or read and added to it."""
-    with contextlib.suppress(KeyError):
-        return [known[cell] for cell in cells]
-    if "_" in "".join(cells):
-        raise ValueError("Python reads 1_0 as 10")
-    numbers = np.array(cells, np.float64)
-    if len(known) < _ENOUGH:  # pixels repeat, measurements would only fill the memory
-        known.update(zip(cells, numbers.tolist(), strict=True))
-    return numbers
-
-
-def _is_number(cell: str) -> bool:
-    with contextlib.suppress(ValueError):
-        float(cell)
-        return "_" not in cell
-    return False
-
-
-def _is_name(cell: str) -> bool:
-    return not _is_number(cell) and cell.lower() not in _MISSING
-
-
-def _is_decimal(cell: str) -> bool:
-    return _is_number(cell) and math.isfinite(float(cell)) and not _INTEGER.fullmatch(cell)
-
-
-def _shown(cell: str) -> str:
-    if not cell.strip():
-        return "an empty cell"
-    return repr(cell if len(cell) <= 40 else cell[:39] + "…")
-
-
-def _delimiter_hint(cell: str) -> str:
-    seen = [name for mark, name in ((";", "semicolons"), ("\t", "tabs")) if mark in cell]
-    return f"; are its columns separated by {seen[0]}? save it with commas" if seen else ""
+def _is_header(first: list[str], below: list[list[str]], at: int | None) -> bool:
+    """Tell names from a sample: names stand above numbers, or nowhere below themselves."""
+    if len(first) > 2 and first[first[0] == "" :] == [
+        str(i) for i in range(len(first) - (first[0] == ""))
+    ]:
+        return True  # as pandas numbers columns
+    # a decimal is no name: better an error about its neighbour than a sample lost unseen
+    if any(is_decimal(cell) for column, cell in enumerate(first) if column != at):
+        return False
+    for column, cell in enumerate(first):
+        if is_name(cell):
+            known = [row[column] for row in below if not is_missing(row[column])]
+            if known and 2 * sum(map(is_number, known)) > len(known):
+                return True
+    names = [cell for cell in first if cell]
+    return (
+        all(map(is_name, names))
+        and len(set(names)) == len(names)
+        and not any(cell == row[i].strip() for row in below for i, cell in enumerate(first) if cell)
+    )

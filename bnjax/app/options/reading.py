@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from bnjax.app.data import MAX_SIZE
 from bnjax.app.errors import UserError
 
 
@@ -18,10 +19,13 @@ class Predict:
     run: tyro.conf.Positional[str]
     """The run's folder."""
     file: tyro.conf.Positional[str]
-    """An npz with an array x, a CSV, or a file of images in MNIST's IDX format. Labels, where there
-    are any, are held against the predictions: y, a CSV's last column, the labels' file beside."""
+    """An npz with an array x, a table (CSV or TSV, gzipped too), or a file of images in MNIST's IDX
+    format. Labels, where there are any, are held against the predictions: y, the table's label
+    column, the labels' file beside."""
     label: str | None = None
-    """The CSV's label column."""
+    """The table's label column; by default the one that was trained on, or the last."""
+    max_size: float = MAX_SIZE
+    """Largest size of the data in memory, in GiB; larger ones are refused before they are read."""
     network: Annotated[str | None, tyro.conf.arg(metavar="bn|baseline")] = None
     """Which network predicts; bn where the run has it."""
     out: str | None = None
