@@ -1,6 +1,5 @@
 """Cells of text read as numbers, categories or labels."""
 
-import contextlib
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -13,7 +12,6 @@ from bnjax.app.errors import UserError, nearest
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 _MISSING = frozenset({"", "?", "na", "n/a", "nan", "null"})
-_ENOUGH = 4096
 _MOST_CATEGORIES = 1000
 _LONGEST_LABEL = 1000  # each sample's takes as much memory as the longest
 
@@ -26,7 +24,7 @@ def code(
     """Return a feature as numbers, and its categories where it has any.
 
     Args:
-        cells: the column's, without space around them.
+        cells: the column's.
         reject: says that a row's cell is not as expected.
         column: what is known of it; None to find out: it has categories where most cells are text.
         refuse: whether missing values are refused.
@@ -35,31 +33,55 @@ def code(
         Numbers, (N,), the index of the category where there are categories, and NaN where a value
         is missing; the categories in order, or None.
     """
-    if column is None or column.categories is None:
-        numbers, text = _numbers(cells)
-        if not text or column is not None or 2 * len(text) <= _present(cells):
-            return _checked(cells, numbers, text, reject, refuse, column is None), None
-    if refuse:
-        _refuse_missing(cells, reject, "a category")
+    known = {cell: _number(cell) for cell in set(cells)}  # once: pixels repeat
+    text = {cell for cell, number in known.items() if number is None}
+    if column is not None:
+        numbers = column.categories is None
+    else:
+        numbers = not text or 2 * sum(map(text.__contains__, cells)) <= sum(
+            not is_missing(cell) for cell in cells
+        )
+    if refuse and any(map(is_missing, known)):
+        row = next(row for row, cell in enumerate(cells) if is_missing(cell))
+        expected = "a number" if numbers else "a category"
+        raise reject(row, expected, "add it, or train with --missing fill")
+    if not numbers:
+        return _categories([cell.strip() for cell in cells], reject, column)
+    if text:
+        row = next(row for row, cell in enumerate(cells) if cell in text)
+        raise reject(row, "a number", "correct it or empty the cell, as the column holds numbers")
+    values = np.fromiter(map(known.__getitem__, cells), np.float64, len(cells))
+    if column is None and np.isnan(values).all():
+        raise reject(0, "some values in the column", "remove the column")
+    if (bad := first_beyond(np.where(np.isnan(values), 0, values))) is not None:
+        raise reject(bad[0], FINITE, "replace it or remove the line")
+    return values, None
+
+
+def _categories(
+    cells: Sequence[str], reject: Reject, column: Column | None
+) -> tuple[Floats, tuple[str, ...]]:
+    """Return the code of each cell, and the categories."""
+    distinct = set(cells)
+    found = {cell for cell in distinct if not is_missing(cell)}
+    categories = (column and column.categories) or tuple(sorted(found))
+    codes = dict.fromkeys(distinct - found, math.nan)
+    codes |= {name: float(number) for number, name in enumerate(categories)}
     for row, cell in enumerate(cells):
         if _COMMA.fullmatch(cell):
             raise reject(row, "a number", "write its decimals with a point")
-    found = {cell for cell in cells if not is_missing(cell)}
-    categories = tuple(sorted(found)) if column is None else column.categories or ()
-    if column is None and len(found) > _MOST_CATEGORIES:
-        row = next(row for row, cell in enumerate(cells) if not is_missing(cell))
-        expected = f"numbers or at most {_MOST_CATEGORIES} categories, of which there are "
-        raise reject(row, f"{expected}{len(found)}", "remove the column if it names the samples")
-    codes = {name: float(number) for number, name in enumerate(categories)}
-    for row, cell in enumerate(cells):
-        if cell in found - codes.keys():
+        if len(categories) > _MOST_CATEGORIES and cell in found:
+            expected = f"numbers or at most {_MOST_CATEGORIES} different texts in the column"
+            raise reject(row, f"{expected} ({len(found)} are)", "remove it if it names the samples")
+        if cell not in codes:
             way_out = f"{nearest(cell[:80], categories)}; or empty the cell, as if it were missing"
             raise reject(row, "a category that was trained on", way_out)
-    return np.array([codes.get(cell, math.nan) for cell in cells]), categories
+    return np.fromiter(map(codes.__getitem__, cells), np.float64, len(cells)), categories
 
 
 def labels(cells: Sequence[str], reject: Reject) -> np.ndarray:
     """Return int64 where every label is an integer, float64 where a number, else strings."""
+    cells = [cell.strip() for cell in cells]
     numeric = [is_number(cell) for cell in cells]
     real = any(map(is_decimal, cells))
     way_out = "correct it or remove the line"
@@ -83,55 +105,13 @@ def labels(cells: Sequence[str], reject: Reject) -> np.ndarray:
     return y
 
 
-def _checked(
-    cells: Sequence[str],
-    numbers: Floats,
-    text: list[int],
-    reject: Reject,
-    refuse: bool,
-    new: bool,
-) -> Floats:
-    """Return the numbers; refuse text among them, missing values if asked to, and infinity."""
-    if text:
-        way_out = "correct it or empty the cell, as the column holds numbers"
-        raise reject(text[0], "a number", way_out)
-    missing = np.isnan(numbers)
-    if refuse and missing.any():
-        _refuse_missing(cells, reject, "a number")
-    if missing.all() and new:
-        raise reject(0, "some values in the column", "remove the column")
-    if (bad := first_beyond(np.where(missing, 0, numbers))) is not None:
-        raise reject(bad[0], FINITE, "replace it or remove the line")
-    return numbers
-
-
-def _refuse_missing(cells: Sequence[str], reject: Reject, expected: str) -> None:
-    for row, cell in enumerate(cells):
-        if is_missing(cell):
-            raise reject(row, expected, "add it, or train with --missing fill")
-
-
-def _present(cells: Sequence[str]) -> int:
-    return sum(not is_missing(cell) for cell in cells)
-
-
-def _numbers(cells: Sequence[str]) -> tuple[Floats, list[int]]:
-    """Return the number in each cell, NaN where there is none, and the rows that hold text."""
-    known: dict[str, float] = {}
-    values, text = np.empty(len(cells)), []
-    for row, cell in enumerate(cells):
-        value = known.get(cell)
-        if value is None:
-            value = math.nan
-            if is_number(cell):
-                value = float(cell)
-            elif not is_missing(cell):
-                text.append(row)
-                continue
-            if len(known) < _ENOUGH:  # pixels repeat, measurements would only fill the memory
-                known[cell] = value
-        values[row] = value
-    return values, text
+def _number(cell: str) -> float | None:
+    """Return the number in a cell, NaN where it is missing, None for text."""
+    try:
+        number = float(cell)
+    except ValueError:
+        return math.nan if is_missing(cell) else None
+    return None if "_" in cell else number  # Python reads 1_0 as 10
 
 
 def is_missing(cell: str) -> bool:
@@ -140,11 +120,8 @@ def is_missing(cell: str) -> bool:
 
 
 def is_number(cell: str) -> bool:
-    """Return whether a cell is a number, NaN included."""
-    with contextlib.suppress(ValueError):
-        float(cell)
-        return "_" not in cell  # Python reads 1_0 as 10
-    return False
+    """Return whether a cell is a number."""
+    return _number(cell) is not None and not is_missing(cell)
 
 
 def is_name(cell: str) -> bool:

@@ -17,6 +17,7 @@ from bnjax.app.data.raw import BYTES, Column, Floats, Raw, check_size, opened
 from bnjax.app.errors import UserError, nearest
 
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_BLOCK = 256  # rows turned into columns at once: they fit into a processor's cache
 _LOOKED_AT = 20  # rows, to tell the delimiter
 _INDEX_NAMES = ("", "Unnamed: 0")  # of the column in which pandas leaves a frame's index
 
@@ -37,11 +38,12 @@ class Known(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """Rows of equal width, and which columns have which part."""
+    """Columns of equal length, and which of them have which part."""
 
     path: Path
     header: list[str] | None
-    rows: list[_Row]
+    lines: list[int]
+    columns: list[list[str]]
     features: list[int]
     at: int | None  # the label's column
 
@@ -58,13 +60,12 @@ class _Table(NamedTuple):
         """Return a column's cells, and what says that one of them is not as expected."""
 
         def reject(row: int, expected: str, way_out: str) -> UserError:
-            line, cells = self.rows[row]
             return UserError(
-                f"{self.path}, line {line}, {self.title(column)}: expected {expected}, got "
-                f"{shown(cells[column])}; {way_out}"
+                f"{self.path}, line {self.lines[row]}, {self.title(column)}: expected {expected}, "
+                f"got {shown(self.columns[column][row].strip())}; {way_out}"
             )
 
-        return [cells[column].strip() for _, cells in self.rows], reject
+        return self.columns[column], reject
 
     def labels(self) -> np.ndarray:
         """Return what the label's column holds."""
@@ -72,7 +73,7 @@ class _Table(NamedTuple):
 
     def code(self, columns: Sequence[Column] | None, refuse: bool) -> tuple[Floats, list[Column]]:
         """Return the features as numbers, and their columns, new ones where none are known."""
-        x, found = np.empty((len(self.rows), len(self.features))), []
+        x, found = np.empty((len(self.lines), len(self.features))), []
         for number, column in enumerate(self.features):
             known = None if columns is None else columns[number]
             refused = refuse if known is None else known.fill is None
@@ -92,7 +93,7 @@ def read(path: Path, label: str | None, missing: str, max_size: float) -> Raw:
     if header is not None and features[0] == 0 and header[0] in _INDEX_NAMES and features[1:]:
         features = features[1:]
         notes.append(f"{path}: the first column, without a name, is an index and left out")
-    table = _Table(path, header, _body(path, rows, header), features, at)
+    table = _Table(path, header, *_body(path, rows, header), features, at)
     y = table.labels()
     x, columns = table.code(None, missing == "refuse")
     return Raw(
@@ -101,7 +102,7 @@ def read(path: Path, label: str | None, missing: str, max_size: float) -> Raw:
         path.name,
         target=table.title(at),
         label=table.name(at) or "y",
-        lines=tuple(line for line, _ in table.rows),
+        lines=tuple(table.lines),
         columns=tuple(columns),
         notes=tuple(notes),
     )
@@ -137,7 +138,7 @@ def read_samples(
                 f"{path}: expected {n} features per sample, as the network was trained on, got "
                 f"{len(features)}; bring the same ones in the same order"
             )
-    table = _Table(path, header, _body(path, rows, header), features, at)
+    table = _Table(path, header, *_body(path, rows, header), features, at)
     x, _ = table.code(known.columns, refuse=True)
     return x, None if at is None else table.labels(), notes
 
@@ -153,9 +154,11 @@ def as_columns(x: ArrayLike, columns: tuple[Column, ...]) -> Floats:
             f"x: expected {len(columns)} columns, as the network was trained on, got shape "
             f"{cells.shape}; bring the same ones in the same order"
         )
-    rows = [*enumerate([["" if cell is None else str(cell) for cell in row] for row in cells])]
+    texts = [["" if cell is None else str(cell) for cell in column] for column in cells.T]
+    lines = [*range(len(cells))]
     names = [column.name for column in columns]
-    return _Table(Path("x"), names, rows, [*range(len(columns))], None).code(columns, True)[0]
+    table = _Table(Path("x"), names, lines, texts, [*range(len(columns))], None)
+    return table.code(columns, refuse=True)[0]
 
 
 def _all_found(path: Path, known: Known, first: list[str]) -> bool:
@@ -239,8 +242,10 @@ def _below(rows: list[_Row], width: int) -> list[list[str]]:
     return [cells for _, cells in rows[1:] if len(cells) == width]
 
 
-def _body(path: Path, rows: list[_Row], header: list[str] | None) -> list[_Row]:
-    """Return the rows of data, checked for their width."""
+def _body(
+    path: Path, rows: list[_Row], header: list[str] | None
+) -> tuple[list[int], list[list[str]]]:
+    """Return the line of each row of data, and the columns; all rows have the same width."""
     top, width = rows[0][0], len(rows[0][1])
     rows = rows if header is None else rows[1:]
     if not rows:
@@ -251,7 +256,12 @@ def _body(path: Path, rows: list[_Row], header: list[str] | None) -> list[_Row]:
                 f"{path}, line {line}: expected {width} columns like line {top}, got {len(cells)}; "
                 "correct the line or remove it"
             )
-    return rows
+    columns: list[list[str]] = [[] for _ in range(width)]
+    for block in range(0, len(rows), _BLOCK):
+        part = zip(*(cells for _, cells in rows[block : block + _BLOCK]), strict=True)
+        for column, cells in zip(columns, part, strict=True):
+            column.extend(cells)
+    return [line for line, _ in rows], columns
 
 
 def _layout(path: Path, rows: list[_Row], label: str | None) -> tuple[list[str] | None, int]:
