@@ -155,8 +155,9 @@ def _check(file: Path, net: Network, preparation: Preparation) -> None:
     outputs = {n_out, 1} if n_out == 2 else {n_out}
     if preparation.n_in not in (0, net.sizes[0]) or net.sizes[-1] not in outputs:
         raise UserError(
-            f"{file}: expected a network of {preparation.n_in} features and {n_out} outputs, as "
-            f"{datasets.FILE} says, got one of {net.sizes[0]} and {net.sizes[-1]}; train again"
+            f"{file}: expected a network of {preparation.n_in or 'any'} features and {n_out} "
+            f"outputs, as {datasets.FILE} says, got one of {net.sizes[0]} and {net.sizes[-1]}; "
+            "train again"
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bnjax.app.data.raw import BYTES, Floats, Raw, check_size, opened
+from bnjax.app.data.raw import BYTES, Floats, Raw, check_size, opened, read_at_most
 from bnjax.app.errors import UserError
 
 
@@ -101,7 +101,7 @@ def _array(path: Path, n_axes: int, max_size: float) -> NDArray[np.uint8]:
         if size == 0:
             raise UserError(f"{path}: expected at least one item, got dimensions {shape}; {again}")
         check_size(path, f"an array of dimensions {shape}", BYTES * size, max_size)
-        raw = file.read(size)
+        raw = read_at_most(file, size)
         got = len(raw) + len(file.read(1))  # at the end of the file gzip checks its digest
     if got != size:
         more = " or more" * (got > size)

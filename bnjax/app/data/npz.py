@@ -153,7 +153,9 @@ def _text(path: Path, key: str, y: np.ndarray) -> np.ndarray:
     try:
         if y.dtype.kind == "S":
             return np.char.decode(y, "utf-8")
-        np.char.encode(y, "utf-8")
+        points = np.ascontiguousarray(y).view(f"{y.dtype.byteorder}u4")
+        if np.any((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))):
+            raise ValueError("no character has such a code")
         return y
     except (UnicodeError, ValueError) as error:
         raise UserError(

@@ -22,6 +22,7 @@ FINITE = f"a finite number below {_LARGEST:g}"
 DAMAGE = (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
 MAX_SIZE = 2.0  # GiB, of an array as float64 and of a file once decompressed
 BYTES = 8  # of a float64
+_PIECE = 2**20
 
 
 class Column(NamedTuple):
@@ -64,6 +65,14 @@ def check_size(place: object, what: str, needed: int, max_size: float) -> None:
             f"{place}: {what} would need {needed / 2**30:.3g} GiB of memory, more than --max-size "
             f"{max_size:g}; raise it if that is meant, or bring less data"
         )
+
+
+def read_at_most(file: IO[bytes], count: int) -> bytes:
+    """Read `count` bytes, fewer where the file ends; memory is taken as they come."""
+    found = bytearray()
+    while len(found) < count and (piece := file.read(min(_PIECE, count - len(found)))):
+        found += piece
+    return bytes(found)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from bnjax.app.errors import UserError, nearest
 EMBEDDED = ("digits", "breast_cancer")
 MISSING = ("fill", "refuse")
 _FILES = "FILE.npz, FILE.csv, FILE.tsv or a folder with MNIST's IDX files"
+_LARGEST = 2**20  # GiB
 _TABLES = (".csv", ".tsv")
 _NO_LABEL = "--label names a column of a CSV file or another table; leave it out here"
 
@@ -33,7 +34,7 @@ def read(
     Raises:
         UserError: there is no such source, it does not hold what it should, or it is too large.
     """
-    with _readable(source):
+    with _readable(source, max_size):
         path, kind = Path(source), _kind(source)
         if label is not None and kind not in _TABLES:
             raise UserError(f"{source}: {_NO_LABEL}")
@@ -77,7 +78,7 @@ def read_samples(
     Raises:
         UserError: there is no such source, it does not hold what it should, or it is too large.
     """
-    with _readable(source):
+    with _readable(source, max_size):
         path, kind = Path(source), _kind(source)
         if kind == "folder":
             raise UserError(f"{source}: expected a file, got a folder; name the images' file in it")
@@ -103,8 +104,12 @@ def read_samples(
 
 
 @contextmanager
-def _readable(source: str) -> Iterator[None]:
+def _readable(source: str, max_size: float) -> Iterator[None]:
     """Turn what the system refuses into one line."""
+    if not 0 < max_size < _LARGEST:
+        raise UserError(
+            f"--max-size: expected a number above 0 and below {_LARGEST:g}, got {max_size}"
+        )
     try:
         yield
     except OSError as error:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bnjax.app.data.cells import code, is_decimal, is_missing, is_name, is_number, labels, shown
-from bnjax.app.data.raw import BYTES, Column, Floats, Raw, check_size, opened
+from bnjax.app.data.raw import BYTES, Column, Floats, Raw, check_size, opened, read_at_most
 from bnjax.app.errors import UserError, nearest
 
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -179,7 +179,7 @@ def _rows(path: Path, max_size: float) -> list[_Row]:
     """Return each row that is not blank with the line it begins on, all of one width."""
     limit = int(max_size * 2**30)
     with opened(path) as file:
-        content = file.read(limit + 1)
+        content = read_at_most(file, limit + 1)
     check_size(path, "the text", len(content), max_size)
     try:
         text = content.decode("utf-8-sig")
