@@ -48,8 +48,8 @@ def main() -> None:
 
 def _child(every: int, epochs: int) -> None:
     """Train once; print processor seconds."""
-    from bnjax.app.measures import looks as diagnostics
     from bnjax.app.main import run
+    from bnjax.app.measures import looks as diagnostics
 
     spent = {"start": 0.0, "looks": 0.0, "began": 0.0, "ended": 0.0}
 

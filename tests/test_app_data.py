@@ -128,7 +128,7 @@ def test_a_column_of_labels_is_a_list_of_labels():
 def test_floats_under_squared_error_are_left_as_they_are(shape):
     x = np.arange(10.0)[:, None]
     y = np.random.default_rng(0).normal(5, 3, shape).astype(np.float32)
-    data = load(npz(x=x, y=y), cost=SQUARED, scale="none")
+    data = load(npz(x=x, y=y), cost=SQUARED, scale="none", scale_targets=False)
     assert data.classes == () and data.split == "8 to train, 2 to test (20 %, seed 0)"
     for side_x, targets in ((data.x_train, data.targets_train), (data.x_test, data.targets_test)):
         expected = y.astype(np.float64).reshape(10, -1)[side_x[:, 0].astype(int)]
@@ -138,14 +138,16 @@ def test_floats_under_squared_error_are_left_as_they_are(shape):
 
 def test_csv_labels_written_as_floats_are_regressed():
     text = "".join(f"{i},{i}.0\n" for i in range(10))
-    data = load(csv(text), cost=SQUARED, scale="none")
+    data = load(csv(text), cost=SQUARED, scale="none", scale_targets=False)
     assert data.classes == ()
     np.testing.assert_array_equal(data.targets_train, data.x_train)
 
 
 def test_regression_takes_the_test_set_that_came_with_the_data():
     source = npz(x=[[1], [2]], y=[0.5, 1.5], x_test=[[3]], y_test=[7])
-    np.testing.assert_array_equal(load(source, cost=SQUARED).targets_test, [[7.0]])
+    data = load(source, cost=SQUARED)
+    np.testing.assert_array_equal(data.targets_test, [[12.0]])  # (7 − 1) / 0.5
+    np.testing.assert_array_equal(data.preparation.predictions(data.targets_test), [[7.0]])
 
 
 @pytest.mark.parametrize("cost", [SIGMOID, SOFTMAX])
@@ -309,4 +311,4 @@ def test_a_constant_feature_is_zero_even_where_the_test_set_differs():
 @pytest.mark.parametrize("scale", ["auto", "standard", "range", "none"])
 def test_center_and_spread_repeat_the_scaling(wide, scale):
     plain, data = load(wide, cost=SIGMOID, scale="none"), load(wide, cost=SIGMOID, scale=scale)
-    np.testing.assert_array_equal((plain.x_test - data.center) / data.spread, data.x_test)
+    np.testing.assert_array_equal(data.preparation.features(plain.x_test), data.x_test)

@@ -64,9 +64,9 @@ def recorded(three_classes, tmp_path_factory):
                 figures |= {"geometry": seen} if seen else {}
                 folder.write_metrics(line(name, epoch, **figures))
     recorder.write()
-    described = {"center": found.center, "spread": found.spread, "classes": found.classes}
+    folder.write(datasets.FILE, datasets.to_json(found.preparation))
     for name, (_, state) in started.items():
-        folder.write_params(f"params_{name}", params[name], state, **described)
+        folder.write_params(f"params_{name}", params[name], state)
     folder.close()
     return path
 

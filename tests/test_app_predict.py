@@ -176,7 +176,7 @@ def test_a_binary_task_has_two_columns_and_regression_one_per_target(tmp_path, c
     assert run(["predict", str(real), str(tmp_path / "real.npz"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     header, rows = predicted(real / "predictions.csv")
-    assert header == ["sample", "label", "label", "prediction 0", "prediction 1"]
+    assert header == ["sample", "y[0]", "y[1]", "prediction(y[0])", "prediction(y[1])"]
     table = np.array(rows, float)
     np.testing.assert_allclose(table[:, 1:3], y)
     cost = np.sum((table[:, 1:3] - table[:, 3:]) ** 2, axis=1).mean() / 2  # BL.2

@@ -19,6 +19,12 @@ def check_batch_arguments(
     where: Array | None = None,
 ) -> None:
     """Refuse arguments that do not fit the network or each other; None is not checked."""
+    for name, array in (("x", x), ("targets", targets)):
+        if array is not None and not hasattr(array, "dtype"):
+            raise TypeError(
+                f"{function}: `{name}` must be an array; got {type(array).__name__}. Convert it "
+                f"first: jnp.asarray({name})."
+            )
     if x.ndim != 2 or x.shape[1] != net.sizes[0]:
         raise ValueError(
             f"{function}: `x` must have shape (B, {net.sizes[0]}) for a network of sizes "
@@ -35,8 +41,18 @@ def check_batch_arguments(
     if targets is not None and targets.shape != (x.shape[0], net.sizes[-1]):
         raise ValueError(
             f"{function}: `targets` must have shape {(x.shape[0], net.sizes[-1])}, one row per "
-            f"sample and one column per output; got {targets.shape}."
+            f"sample and one column per output; got {targets.shape}.{_way_out(targets, net)}"
         )
+
+
+def _way_out(targets: Array, net: Network) -> str:
+    """Return what makes rows of labels, where targets look like these."""
+    if targets.ndim > 2 or (targets.ndim == 2 and targets.shape[1] != 1):
+        return ""
+    if net.sizes[-1] == 1:
+        return " One column of them is targets[:, None]."
+    labels = "labels" if targets.ndim == 1 else "labels[:, 0]"
+    return f" Labels become such rows by jax.nn.one_hot({labels}, {net.sizes[-1]})."
 
 
 def check_params(

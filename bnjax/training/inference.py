@@ -24,6 +24,7 @@ from bnjax.moments import Moments
 from bnjax.network import Network, NormDense, Params
 from bnjax.norm import batch_norm
 from bnjax.population import Pool, PopulationState
+from bnjax.training.host import as_numbers
 
 # for each value of `gather`: initialize, update with the moments of one batch, convert
 _ACCUMULATORS: dict[str, tuple[Any, Any, Any]] = {
@@ -53,10 +54,11 @@ def measure_population(
             (params, batch) -> moments, a pytree of `Moments`, a dictionary by name say: those with
             which `batch_norm` has normalized the batch. Hashable, and compiled once for each shape.
         params: Its parameters.
-        data: The inputs, (N, n_in), sharded or not; or an iterable of batches, each x (B, n_in) or
-            (x, where) with where (B,) as in `bn_apply`. "pool" weighs a batch by the sum of its
-            weights, "average" weighs all batches alike. Each shape is compiled once. A function
-            takes the batches of the iterable as they are, or those of an array (N, ...).
+        data: The inputs, (N, n_in), sharded or not, or a DataFrame of numbers; or an iterable of
+            batches, each x (B, n_in) or (x, where) with where (B,) as in `bn_apply`. "pool" weighs
+            a batch by the sum of its weights, "average" weighs all batches alike. Each shape is
+            compiled once. A function takes the batches of the iterable as they are, or those of
+            an array (N, ...).
         batch_size: How many samples of an array a batch holds, at least 2; None: all of them.
             Every K-th sample belongs to the same of K batches, so that sorted data give similar
             batches, of sizes that differ by one at most. The larger is at most batch_size, but 3
@@ -69,7 +71,7 @@ def measure_population(
         `bn_apply(train=False)`, for `fold` or `fold_affine`, or to continue training with.
 
     Raises:
-        TypeError: A function returns something else than `Moments`.
+        TypeError: A function returns something else than `Moments`, or data are no numbers.
         ValueError: data, batch_size or params do not fit, a weight is negative, infinite or NaN,
             or gather is unknown.
 
@@ -90,6 +92,8 @@ def measure_population(
         True
     """
     function = "training.measure_population"
+    if hasattr(data, "shape"):
+        data = jnp.asarray(as_numbers(function, "data", data))
     if gather not in _ACCUMULATORS:
         raise ValueError(unknown_name(function, "gather", gather, _ACCUMULATORS))
     if not isinstance(net, Network):
@@ -101,8 +105,8 @@ def measure_population(
         for layer in params
         if isinstance(layer, NormDense)
     )
-    if hasattr(data, "shape"):
-        x = jnp.asarray(data)
+    if isinstance(data, Array):
+        x = data
         network.check_batch_arguments(function, net, params, x)
         batches = _count_batches(function, x, batch_size)
         accumulated = _accumulate_array(net, gather, batches, params, accumulated, x)
@@ -122,8 +126,8 @@ def _measure_function(
     gather: str,
 ) -> Any:
     """Compute the statistics of the normalizations inside a function."""
-    if hasattr(data, "shape"):
-        x = jnp.asarray(data)
+    if isinstance(data, Array):
+        x = data
         K = _count_batches(function, x, batch_size)
         data = (x[k::K] for k in range(K))
     elif batch_size is not None:

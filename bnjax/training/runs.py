@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 from bnjax.network import Network
 from bnjax.training import devices
 from bnjax.training.epochs import Epoch, pure_epoch, shuffle
+from bnjax.training.host import as_numbers
 from bnjax.training.steps import StepConfig, TrainState
 
 Evaluation = Callable[[TrainState], Any]
@@ -73,8 +74,9 @@ def fit(
         net: The network.
         optimizer: As in `make_step`.
         train_state: The state to start from, as returned by `init` or by an earlier run. Donated.
-        x: Inputs, (N, n_in); they are copied to the device once.
-        targets: φ, (N, n_out).
+        x: Inputs, (N, n_in); they are copied to the device once. DataFrames of numbers, lists and
+            tensors of other libraries are accepted, too.
+        targets: φ, (N, n_out); integer labels become such rows by `jax.nn.one_hot`.
         epochs: The number of the last epoch, counted from 1.
         batch_size: The number of samples per batch; a smaller last one is masked, not dropped.
         key: A `jax.random.key`. `shuffle` orders epoch e with `jax.random.fold_in(key, e)`.
@@ -94,6 +96,7 @@ def fit(
         An iterator of `Progress`.
 
     Raises:
+        TypeError: x or targets do not hold numbers.
         ValueError: A number is out of its range, or an argument does not fit the network.
 
     Example:
@@ -109,6 +112,7 @@ def fit(
         4 12 (2, 3)
         5 15 (1, 3)
     """
+    x, targets = (as_numbers("training.fit", *one) for one in (("x", x), ("targets", targets)))
     samples = check_run(
         "training.fit",
         x,

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from bnjax.network import Network
 from bnjax.training import devices
+from bnjax.training.host import as_numbers
 from bnjax.training.runs import Evaluation, Progress, as_pytree
 from bnjax.training.steps import Step, StepConfig, TrainState, build_step
 
@@ -71,7 +72,7 @@ def fit_batches(
     net: Network,
     optimizer: optax.GradientTransformation,
     train_state: TrainState,
-    batches: Callable[[int], Iterable[BatchArrays]],
+    batches: Callable[[int], Iterable[BatchArrays]] | Iterable[BatchArrays],
     *,
     epochs: int,
     start: int = 0,
@@ -81,17 +82,18 @@ def fit_batches(
     sync_statistics: bool = True,
     ahead: int = 2,
 ) -> Iterator[Progress]:
-    """Train on batches that a function provides, with the same step as `fit`.
+    """Train on batches from a loader or a function, with the same step as `fit`.
 
     Args:
         net: The network.
         optimizer: As in `make_step`.
         train_state: As in `fit`. Donated.
-        batches: A function of the epoch's number, counted from 1, that returns an iterable of its
-            batches (x, targets) on the host, for instance from a loader such as grain. If they
-            depend on the number alone, a resumed run sees the batches that it would have seen. No
-            batch may be larger than the first; smaller ones are padded and masked. With several
-            processes: the rows of this one.
+        batches: An iterable of batches (x, targets) on the host, iterated over anew in each epoch,
+            such as a DataLoader of torch or grain; or a function of the epoch's number, counted
+            from 1, that returns one. If they depend on the number alone, a resumed run sees the
+            batches that it would have seen. x is (B, n_in) and targets (B, n_out), arrays or what
+            NumPy converts, such as tensors. No batch may be larger than the first; smaller ones
+            are padded and masked. With several processes: the rows of this one.
         epochs: As in `fit`.
         start: As in `fit`.
         gradient: As in `make_step`.
@@ -104,7 +106,9 @@ def fit_batches(
         An iterator of `Progress`, one per epoch.
 
     Raises:
-        ValueError: As in `fit`; or an epoch has no batch, or one larger than the first.
+        TypeError: As in `fit`.
+        ValueError: As in `fit`; or an epoch has no batch, or one larger than the first; or batches
+            are an iterator, which is empty after one epoch.
 
     Example:
         >>> from bnjax import training
@@ -120,6 +124,12 @@ def fit_batches(
         1 3 (1, 3)
         2 6 (1, 3)
     """
+    if isinstance(batches, Iterator) and epochs - start > 1:
+        raise ValueError(
+            f"training.fit_batches: `batches` must last for {epochs - start} epochs; got an "
+            "iterator, which is empty after one. Pass what can be iterated over again, or a "
+            "function of the epoch that returns it."
+        )
     config = StepConfig(
         "training.fit_batches", net, gradient, devices.mesh_axes(mesh), sync_statistics
     )
@@ -130,7 +140,8 @@ def fit_batches(
     sharding = None if mesh is None else devices.row_sharding(mesh)
 
     def load(epoch: int) -> Iterator[BatchArrays]:
-        return prefetch(map(pad, batches(epoch)), size=ahead, sharding=sharding)
+        loaded = batches if isinstance(batches, Iterable) else batches(epoch)
+        return prefetch(map(pad, loaded), size=ahead, sharding=sharding)
 
     def iterate(train_state: TrainState) -> Iterator[Progress]:
         if mesh is None:
@@ -176,7 +187,16 @@ class _Padding:
         self.rows = 0
 
     def __call__(self, batch: BatchArrays) -> BatchArrays:
-        x, targets = map(np.asarray, batch)
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise ValueError(
+                "training.fit_batches: `batches` must yield pairs (x, targets); got "
+                f"{type(batch).__name__}. Map each batch to such a pair."
+            )
+        names = ("x", "targets")
+        x, targets = (
+            np.asarray(as_numbers("training.fit_batches", *one))
+            for one in zip(names, batch, strict=True)
+        )
         self.rows = self.rows or -(-len(x) // self.devices) * self.devices
         missing = self.rows - len(x)
         if missing < 0:
@@ -186,7 +206,7 @@ class _Padding:
             )
         if not missing and not self.always:
             return x, targets
-        padded = (np.pad(a, ((0, missing), (0, 0))) for a in (x, targets))
+        padded = (np.pad(a, ((0, missing), *((0, 0),) * (a.ndim - 1))) for a in (x, targets))
         return *padded, np.arange(self.rows) < len(x)
 
 

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from bnjax.network import Network
 from bnjax.training import steps
 from bnjax.training.epochs import pure_epoch
+from bnjax.training.host import as_numbers
 from bnjax.training.runs import Evaluation, as_pytree, check_run, pure_run
 from bnjax.training.steps import StepConfig, TrainState
 
@@ -92,6 +93,7 @@ def sweep(
         A `Sweep`.
 
     Raises:
+        TypeError: As in `fit`.
         ValueError: As in `fit`; or the grid is empty.
 
     Example:
@@ -103,6 +105,7 @@ def sweep(
         >>> print(found.costs.shape, found.diverged.max(), found.train_state.params[0].W.shape)
         (2, 3, 5, 2) 0 (2, 3, 2, 4)
     """
+    x, targets = (as_numbers("training.sweep", *one) for one in (("x", x), ("targets", targets)))
     samples = check_run(
         "training.sweep",
         x,

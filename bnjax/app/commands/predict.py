@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnjax import costs, network
-from bnjax.app import readers
-from bnjax.app.data import encode_known
+from bnjax.app.data import encode_known, filled, read_samples
 from bnjax.app.errors import UserError, nearest
 from bnjax.app.io import files
+from bnjax.app.io.terminal import say
 from bnjax.app.measures import evaluation
 from bnjax.app.options import Predict
 from bnjax.app.run.saved import SavedRun, load_run
@@ -37,22 +37,36 @@ def predict(options: Predict) -> int:
     if options.out and out.exists() and not options.overwrite:
         raise UserError(f"--out: {out} exists; name another file, or add --overwrite")
     net, params, state, _ = run.networks[name]
-    raw, y = readers.read_samples(options.file, n_in=net.sizes[0], label=options.label)
-    x = jnp.asarray(run.scale(raw))
+    preparation = run.preparation
+    raw, y, notes = read_samples(
+        options.file,
+        n_in=len(preparation.columns) or net.sizes[0],
+        columns=preparation.columns,
+        trained_label=preparation.label,
+        label=options.label,
+        max_size=options.max_size,
+    )
+    for note in (*notes, *filled(options.file, raw, preparation.columns)):
+        say(note)
+    x = jnp.asarray(preparation.features(raw))
     found: dict[str, Any] = {"samples": len(x), "network": name, "run": str(run.path)}
+    logits, _ = network.bn_apply(net, params, state, x, train=False)
     if y is not None:
-        targets = encode_known(f"{options.file}, labels", y, run.classes, net.cost, net.sizes[-1])
+        targets = encode_known(f"{options.file}, labels", y, preparation, net.cost)
         cost, accuracy = evaluation.evaluate(
             net, params, state, x, jnp.asarray(targets), classify=bool(run.classes)
         )
         found |= {"cost": float(cost), "accuracy": float(accuracy) if run.classes else None}
-    logits, _ = network.bn_apply(net, params, state, x, train=False)
+        if preparation.targets:
+            found["error"] = preparation.errors(logits, targets)
     _write(out, run, net.cost, logits, y)
     found["out"] = str(out)
     if options.json:
         print(files.to_json(found).decode())
     else:
         known = "" if y is None else f"cost {found['cost']:.4g}; "
+        for target, error in found.get("error", {}).items():
+            known += f"root mean square error of {target} {error:.4g}; "
         if y is not None and run.classes:
             known = f"accuracy {found['accuracy']:.1%}, {known}"
         print(f"{len(x)} samples of {options.file} by {name} of {run.path}: {known}see {out}")
@@ -71,7 +85,9 @@ def _write(out: Path, run: SavedRun, cost: str, logits: Any, y: np.ndarray | Non
         header += ["prediction", *(f"{kind}({name})" for name in run.classes)]
         predicted = [[run.classes[i]] for i in np.asarray(evaluation.decide(logits)).astype(int)]
     else:
-        header += [f"prediction {i}" for i in range(outputs.shape[1])]
+        names = [target.name for target in run.preparation.targets]
+        header[1:] = names * (y is not None) + [f"prediction({name})" for name in names]
+        outputs = run.preparation.predictions(outputs)
         predicted = [[]] * len(outputs)
     text = io.StringIO()
     rows = csv.writer(text)

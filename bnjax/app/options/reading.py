@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from bnjax.app.data import MAX_SIZE
 from bnjax.app.errors import UserError
 from bnjax.app.options.values import Flag, unset
 
@@ -19,13 +20,16 @@ class Predict:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """An npz with an array x, a CSV, or a file of images in MNIST's IDX format. Labels, where there
-    are any, are held against the predictions: y, a CSV's last column, the labels' file beside."""
+    """An npz with an array x, a table (CSV or TSV, gzipped too), or a file of images in MNIST's IDX
+    format. Labels, where there are any, are held against the predictions: y, the table's label
+    column, the labels' file beside."""
     label: Annotated[str | None, unset("COLUMN")] = None
-    """The CSV's label column."""
+    """The table's label column; by default the one that was trained on, or the last."""
+    max_size: float = MAX_SIZE
+    """Largest size of the data in memory, in GiB; larger ones are refused before they are read."""
     network: Annotated[str | None, unset("bn|baseline")] = None
     """Which network predicts; bn where the run has it."""
-    out: Annotated[str | None, unset("FOLDER")] = None
+    out: Annotated[str | None, unset("FILE")] = None
     """The CSV to write; predictions.csv in the run's folder by default."""
     overwrite: Flag = False
     """Write --out even if it exists."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from bnjax.activations import ACTIVATIONS
+from bnjax.app.data import MAX_SIZE, MISSING, SCALES
 from bnjax.app.errors import UserError
 from bnjax.app.options.values import Flag, check_name, check_number, choice, unset
 from bnjax.costs import COSTS
@@ -15,23 +16,31 @@ KINDS = ("ema", "cumulative", "precise")
 NETWORKS = ("both", "baseline", "bn")
 OPTIMIZERS = ("sgd", "momentum", "adam")
 ON_DIVERGENCE = ("stop", "continue")
-SCALES = ("auto", "standard", "range", "none")
 
 
 @dataclass(frozen=True)
 class Task:
     """What networks are trained on, and how."""
 
-    data: Annotated[str, tyro.conf.arg(metavar="digits|breast_cancer|FILE.npz|FILE.csv|DIR")] = (
-        "digits"
-    )
-    """Embedded data, an npz with arrays x and y, a CSV, or a folder with MNIST's IDX files."""
+    data: Annotated[
+        str, tyro.conf.arg(metavar="digits|breast_cancer|FILE.npz|FILE.csv|FILE.tsv|DIR")
+    ] = "digits"
+    """Embedded data, an npz with arrays x and y (or Keras' x_train, ...), a table of text (CSV or
+    TSV, gzipped too), or a folder with MNIST's IDX files."""
     label: Annotated[str | None, unset("COLUMN")] = None
-    """The CSV's label column; the last one by default."""
+    """The table's label column; the last one by default."""
+    missing: Annotated[str, choice(MISSING)] = "fill"
+    """What becomes of missing values in a table: filled with the training set's mean or most
+    frequent category, or refused."""
+    max_size: float = MAX_SIZE
+    """Largest size of the data in memory, in GiB; larger ones are refused before they are read."""
     test_fraction: float = 0.2
     """Share of the samples kept for testing, unless the data have a test set."""
     scale: Annotated[str, choice(SCALES)] = "auto"
     """How features are scaled, by the training set; auto: range for images, else standard."""
+    scale_targets: bool = True
+    """Standardize the targets of a regression by the training set; predictions come back in their
+    own unit."""
     hidden: tuple[int, ...] = (100, 100, 100)
     """Sizes of the hidden layers."""
     activation: Annotated[str, choice(tuple(ACTIVATIONS))] = "sigmoid"
@@ -81,12 +90,14 @@ class Task:
         """
         for option, valid in (
             ("scale", SCALES),
+            ("missing", MISSING),
             ("activation", ACTIVATIONS),
             ("cost", COSTS),
             ("optimizer", OPTIMIZERS),
             ("gradient", GRADIENTS),
         ):
             check_name(option, getattr(self, option), valid)
+        check_number("--max-size", self.max_size, above=0)
         check_number("--test-fraction", self.test_fraction, above=0, below=1)
         for size in self.hidden:
             check_number("--hidden", size, least=1)

@@ -167,7 +167,7 @@ def _batch(found: Evidence) -> Batch | None:
     try:
         data = datasets.load(
             resolved["data"],
-            **{key: options[key] for key in ("cost", "label", "test_fraction", "seed", "scale")},
+            **{key: (datasets.BEFORE | options)[key] for key in datasets.OPTIONS},
         )
         if datasets.digest(data) != resolved["digest"]:
             raise UserError(f"{resolved['data']} is not what the run was trained on")

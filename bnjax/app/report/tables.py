@@ -44,6 +44,7 @@ def gather(session: Session) -> dict[str, Any]:
             "classes": list(data.classes),
             "split": data.split,
             "scaling": data.scaling,
+            "notes": list(data.notes),
         },
         "options": dataclasses.asdict(options),
         "learning_rate": options.resolved_learning_rate(),
@@ -69,6 +70,8 @@ def show(summary: dict[str, Any]) -> None:
     kind = f"{len(classes)} classes: {', '.join(classes)}" if classes else "regression"
     console.print(f"data: {data['name']}, {data['features']} features, {kind}")
     console.print(f"      {data['split']}; features {data['scaling']}")
+    for note in data["notes"]:
+        console.print(f"      {note}")
     table = Table("network")
     columns = {
         "final test accuracy": ("final_test_accuracy", ".1%"),
@@ -90,7 +93,9 @@ def show(summary: dict[str, Any]) -> None:
         )
         table.add_row(name, *cells)
     console.print(table)
-    for figures in networks.values():
+    for name, figures in networks.items():
+        for target, error in figures.get("test_error", {}).items():
+            console.print(f"{name}: root mean square test error of {target}: {error:.4g}")
         if classes and "statistics" in figures:
             console.print(_statistics(figures["statistics"], summary["options"]["statistics"]))
         if figures.get("folded", {}).get("test_predictions_changed"):

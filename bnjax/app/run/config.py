@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import msgspec
 
 import bnjax
+from bnjax.app import data as datasets
 from bnjax.app.errors import UserError
 from bnjax.app.io import files
 from bnjax.app.io.terminal import say
@@ -74,7 +75,7 @@ def read(path: Path) -> tuple[Config, Train]:
     try:
         if unknown := config["options"].keys() - fields:
             raise UserError(f"unknown option {min(unknown)!r}")
-        options = msgspec.convert(config["options"], Train)
+        options = msgspec.convert(datasets.BEFORE | config["options"], Train)
         options = dataclasses.replace(options, data=config["resolved"]["data"], out=str(path))
         options.check()
     except (msgspec.ValidationError, UserError) as error:

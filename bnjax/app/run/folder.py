@@ -23,6 +23,7 @@ class RunFolder(folder.Folder):
         "config.json",
         metrics.FILE,
         "summary.json",
+        "preparation.json",
         "params_baseline.npz",
         "params_bn.npz",
         "folded.npz",
@@ -85,9 +86,9 @@ class RunFolder(folder.Folder):
         with self.writing(metrics.FILE):
             os.fsync(self._open_metrics().fileno())
 
-    def write_params(self, name: str, params: Params, state: State, **more: Any) -> None:
-        """Write NAME.npz: layer{l}.W, .b or .gamma, .beta, .mean, .var, ...; and `more`."""
-        arrays = {key: np.asarray(value) for key, value in more.items()}
+    def write_params(self, name: str, params: Params, state: State) -> None:
+        """Write NAME.npz: layer{l}.W, .b or .gamma, .beta, .mean, .var, ...."""
+        arrays: dict[str, np.ndarray] = {}
         seen = iter(state)
         for number, layer in enumerate(params):
             parts = dict(layer._asdict())

@@ -5,7 +5,9 @@ import optax
 from bnjax.app import data as datasets
 from bnjax.app.data import Data
 from bnjax.app.errors import UserError
+from bnjax.app.io.terminal import say
 from bnjax.app.options import Task
+from bnjax.app.run import processes
 from bnjax.network import Network
 
 NAMES = ("baseline", "bn")
@@ -24,7 +26,13 @@ def load(options: Task, *, seed: int) -> tuple[Data, int]:
         test_fraction=options.test_fraction,
         seed=seed,
         scale=options.scale,
+        scale_targets=options.scale_targets,
+        missing=options.missing,
+        max_size=options.max_size,
     )
+    if processes.is_first():
+        for note in data.notes:
+            say(note)
     samples = len(data.x_train)
     batch_size = samples if options.batch_size == "full" else options.batch_size
     if batch_size > samples:

@@ -7,6 +7,8 @@ from typing import Any, TypedDict
 
 import jax.numpy as jnp
 
+from bnjax import network
+from bnjax.app import data as datasets
 from bnjax.app.errors import UserError
 from bnjax.app.io import files
 from bnjax.app.io.terminal import say
@@ -34,6 +36,7 @@ def leave(session: Session, began: float, *, interrupted: bool) -> int:
     code = DIVERGED if session.stopped else INTERRUPTED if interrupted else 0
     if folder is None:
         return code
+    folder.write(datasets.FILE, datasets.to_json(session.data.preparation))
     measured = {
         name: _leave_network(session, folder, name, run)
         for name, run in session.runs.items()
@@ -106,17 +109,20 @@ def _leave_network(session: Session, folder: RunFolder, name: str, run: Run) -> 
     """Write a network, a normalized one folded too; return what was measured."""
     data, net, (params, kept, *_) = session.data, run.net, run.state
     classify, batch_size = bool(data.classes), session.batch_size
-    described = {"center": data.center, "spread": data.spread, "classes": data.classes}
     x, x_test = map(jnp.asarray, (data.x_train, data.x_test))
     kind = session.options.statistics
     state = evaluation.choose(kind, net, params, kept, x, batch_size=batch_size)
-    folder.write_params(f"params_{name}", params, state, **described)
+    folder.write_params(f"params_{name}", params, state)
+    measured: dict[str, Any] = {}
+    if not classify:
+        y, _ = network.bn_apply(net, params, state, x_test, train=False)
+        measured["test_error"] = data.preparation.errors(y, data.targets_test)
     if not any(net.normalized):
-        return {}
+        return measured
     folded, differ, difference = evaluation.fold(net, params, state, x_test, classify=classify)
     if not differ:
-        folder.write_params("folded", folded, (), **described)
-    return {
+        folder.write_params("folded", folded, ())
+    return measured | {
         "statistics": evaluation.compare_statistics(net, run.state, data, batch_size=batch_size),
         "folded": {"test_predictions_changed": differ, "largest_difference": difference},
     }

@@ -9,7 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
+from bnjax.app import data as datasets
+from bnjax.app.data import Preparation, Target, as_columns
 from bnjax.app.errors import UserError
 from bnjax.app.io import arrays as npz
 from bnjax.app.io import files
@@ -46,6 +49,7 @@ class SavedRun:
         path: Its folder.
         networks: "baseline" and "bn", as far as they were trained.
         config: What config.json holds.
+        preparation: What turns raw columns into features, and outputs into predictions.
         classes: The names of the classes in the order of their codes; empty for regression.
         center: What was subtracted from the features, (n_in,) or a scalar.
         spread: What they were divided by then, infinite where a feature was constant.
@@ -54,13 +58,37 @@ class SavedRun:
     path: Path
     networks: dict[str, SavedNetwork]
     config: Config
-    classes: tuple[str, ...]
-    center: np.ndarray
-    spread: np.ndarray
+    preparation: Preparation
 
-    def scale(self, x: np.ndarray) -> np.ndarray:
-        """Scale raw features, (N, n_in), as those of the training set were."""
-        return (np.asarray(x, np.float64) - self.center) / self.spread
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes in the order of their codes; empty for regression."""
+        return self.preparation.classes
+
+    @property
+    def center(self) -> np.ndarray:
+        """Return what was subtracted from the features, (n_in,) or a scalar."""
+        return np.asarray(self.preparation.center)
+
+    @property
+    def spread(self) -> np.ndarray:
+        """Return what they were divided by then, infinite where a feature was constant."""
+        return np.asarray(self.preparation.spread)
+
+    def scale(self, x: ArrayLike) -> np.ndarray:
+        """Scale raw features as those of the training set were.
+
+        Args:
+            x: (N, n_in) numbers; of a table with categories its columns in their order, (N, n),
+                text where it is text, as a DataFrame has them.
+
+        Returns:
+            The features, (N, n_in).
+
+        Raises:
+            UserError: A column holds what it did not hold in training.
+        """
+        return self.preparation.features(as_columns(x, self.preparation.columns))
 
 
 def load_run(path: str | Path) -> SavedRun:
@@ -80,13 +108,14 @@ def load_run(path: str | Path) -> SavedRun:
     path = Path(path)
     config, options = read_config(path)
     lines = metrics.read(path)
-    networks, scaling = {}, {}
+    networks, preparation = {}, None
+    if (file := path / datasets.FILE).exists():
+        preparation = datasets.read_preparation(file)
     for name in NAMES:
         if not (file := path / f"params_{name}.npz").is_file():
             continue
         try:
             arrays = npz.load(file)
-            scaling = {key: arrays[key] for key in ("classes", "center", "spread")}
             params, state = _layers(arrays)
             net = Network(
                 (params[0].W.shape[0], *options.hidden, params[-1].W.shape[1]),
@@ -98,6 +127,8 @@ def load_run(path: str | Path) -> SavedRun:
                 decay=options.decay if options.statistics == "ema" else None,
             )
             _check_shapes(net, params, state)
+            preparation = preparation or _of_before(arrays, net.sizes[-1])
+            _check(net, preparation)
         except (OSError, ValueError, TypeError, LookupError) as error:
             raise UserError(
                 f"{file}: expected the parameters of a network with the hidden layers "
@@ -106,13 +137,31 @@ def load_run(path: str | Path) -> SavedRun:
             ) from error
         own = [line for line in lines if line["network"] == name]
         networks[name] = SavedNetwork(net, params, state, own)
-    if not networks:
+    if preparation is None or not networks:
         raise UserError(
             f"{path}: expected params_NETWORK.npz of a run that has ended, got none; end it with "
             f"bnjax train --resume {path}"
         )
-    classes = tuple(map(str, scaling["classes"]))
-    return SavedRun(path, networks, config, classes, scaling["center"], scaling["spread"])
+    return SavedRun(path, networks, config, preparation)
+
+
+def _of_before(arrays: Mapping[str, np.ndarray], n_out: int) -> Preparation:
+    """Return the preparation of a run that kept its scaling beside the parameters."""
+    classes = tuple(map(str, arrays["classes"]))
+    targets = () if classes else tuple(Target(f"y[{i}]") for i in range(n_out))
+    center, spread = (np.asarray(arrays[key], np.float64) for key in ("center", "spread"))
+    return Preparation(center, spread, classes, targets)
+
+
+def _check(net: Network, preparation: Preparation) -> None:
+    """Raise ValueError for a preparation that is not that of the network."""
+    n_out = len(preparation.classes) or len(preparation.targets)
+    outputs = {n_out, 1} if n_out == 2 else {n_out}
+    if preparation.n_in not in (0, net.sizes[0]) or net.sizes[-1] not in outputs:
+        raise ValueError(
+            f"{net.sizes[0]} features and {net.sizes[-1]} outputs, where {datasets.FILE} says "
+            f"{preparation.n_in or 'any'} and {n_out}"
+        )
 
 
 def _check_shapes(net: Network, params: Params, state: State) -> None:

@@ -1,23 +1,23 @@
 """Reads a folder with MNIST's IDX files of images and labels, plain or compressed with gzip."""
 
-import gzip
 import math
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnjax.app.data.raw import BYTES, Floats, Raw, check_size, opened, read_at_most
 from bnjax.app.errors import UserError
-from bnjax.app.readers.raw import DAMAGE, Floats, Raw
 
 
-def read(folder: Path) -> Raw:
+def read(folder: Path, max_size: float) -> Raw:
     """Read the training set in `folder`, and the test set where there is one."""
-    train, test = _pair(folder, "train"), _pair(folder, "t10k")
+    train, test = _pair(folder, "train", max_size), _pair(folder, "t10k", max_size)
     if train is None:
         raise UserError(
             f"{folder}: expected MNIST's files train-images-idx3-ubyte[.gz] and "
-            "train-labels-idx1-ubyte[.gz] in the folder, got neither; download them or give a file"
+            "train-labels-idx1-ubyte[.gz] in the folder, got neither; download them or give a file "
+            "(folders of pictures are not read: store their pixels with np.savez)"
         )
     if test is not None and test[0].shape[1:] != train[0].shape[1:]:
         raise UserError(
@@ -29,9 +29,9 @@ def read(folder: Path) -> Raw:
     return Raw(x, y, name, test and _flat(*test), "train-labels", images=True)
 
 
-def read_samples(path: Path) -> tuple[Floats, np.ndarray | None]:
+def read_samples(path: Path, max_size: float) -> tuple[Floats, np.ndarray | None]:
     """Read a file of images, and its labels where they lie beside it under MNIST's names."""
-    images = _array(path, 3)
+    images = _array(path, 3, max_size)
     x = images.reshape(len(images), -1).astype(np.float64)
     name = path.name.replace("images", "labels").replace("idx3", "idx1")
     stem = name.removesuffix(".gz")
@@ -39,7 +39,7 @@ def read_samples(path: Path) -> tuple[Floats, np.ndarray | None]:
     labels = next((file for file in beside if stem != path.name and file.is_file()), None)
     if labels is None:
         return x, None
-    y = _array(labels, 1)
+    y = _array(labels, 1, max_size)
     _check_lengths(path, images, labels, y)
     return x, y.astype(np.int64)
 
@@ -52,7 +52,7 @@ def _size(images: np.ndarray) -> str:
     return "x".join(map(str, images.shape[1:]))
 
 
-def _pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray] | None:
+def _pair(folder: Path, part: str, max_size: float) -> tuple[np.ndarray, np.ndarray] | None:
     """Return images (N, rows, columns) and labels (N,), or None where neither file exists."""
     paths: list[Path | None] = []
     for name in (f"{part}-images{{}}idx3-ubyte", f"{part}-labels{{}}idx1-ubyte"):
@@ -67,7 +67,7 @@ def _pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray] | None:
             f"{folder}: expected {part}-{lack}-ubyte[.gz] beside {part}-{have}, got no such file; "
             "download it too"
         )
-    images, labels = _array(images_path, 3), _array(labels_path, 1)
+    images, labels = _array(images_path, 3, max_size), _array(labels_path, 1, max_size)
     _check_lengths(images_path, images, labels_path, labels)
     return images, labels
 
@@ -82,33 +82,30 @@ def _check_lengths(
         )
 
 
-def _array(path: Path, n_axes: int) -> NDArray[np.uint8]:
+def _array(path: Path, n_axes: int, max_size: float) -> NDArray[np.uint8]:
     """Return the bytes of an IDX file in the shape that its header states."""
     again = "download it again"
-    raw = path.read_bytes()
-    if raw.startswith(b"\x1f\x8b"):
-        try:
-            raw = gzip.decompress(raw)
-        except DAMAGE as error:
+    expected, start = 0x00000800 + n_axes, 4 + 4 * n_axes
+    with opened(path) as file:
+        head = file.read(start)
+        magic = int.from_bytes(head[:4], "big")
+        if len(head) >= 4 and magic != expected:
             raise UserError(
-                f"{path}: expected a whole gzip file, got a truncated or damaged one ({error}); "
-                f"{again}"
-            ) from error
-    expected = 0x00000800 + n_axes
-    magic, start = int.from_bytes(raw[:4], "big"), 4 + 4 * n_axes
-    if len(raw) >= 4 and magic != expected:
+                f"{path}: expected the magic number 0x{expected:08x}, got 0x{magic:08x}; "
+                f"{again}, or is it another file by mistake?"
+            )
+        if len(head) < start:
+            raise UserError(f"{path}: expected a header of {start} bytes, got {len(head)}; {again}")
+        shape = tuple(int.from_bytes(head[i : i + 4], "big") for i in range(4, start, 4))
+        size = math.prod(shape)
+        if size == 0:
+            raise UserError(f"{path}: expected at least one item, got dimensions {shape}; {again}")
+        check_size(path, f"an array of dimensions {shape}", BYTES * size, max_size)
+        raw = read_at_most(file, size)
+        got = len(raw) + len(file.read(1))  # at the end of the file gzip checks its digest
+    if got != size:
+        more = " or more" * (got > size)
         raise UserError(
-            f"{path}: expected the magic number 0x{expected:08x}, got 0x{magic:08x}; "
-            f"{again}, or is it another file by mistake?"
+            f"{path}: expected {size} bytes for dimensions {shape}, got {got}{more}; {again}"
         )
-    if len(raw) < start:
-        raise UserError(f"{path}: expected a header of {start} bytes, got {len(raw)}; {again}")
-    shape = tuple(int.from_bytes(raw[i : i + 4], "big") for i in range(4, start, 4))
-    if math.prod(shape) == 0:
-        raise UserError(f"{path}: expected at least one item, got dimensions {shape}; {again}")
-    if len(raw) - start != math.prod(shape):
-        raise UserError(
-            f"{path}: expected {math.prod(shape)} bytes for dimensions {shape}, "
-            f"got {len(raw) - start}; {again}"
-        )
-    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(raw, np.uint8).reshape(shape)

@@ -1,0 +1,130 @@
+"""The preparation of a run's data: one file, read back by one strict schema."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from app_data import refusal, says
+from bnjax.app.runs import RunFolder
+
+from bnjax import bn_apply, init
+from bnjax.app import load_run
+from bnjax.app.data import FILE, Column, Preparation, Target, read_preparation, to_json
+from bnjax.app.main import run
+from bnjax.app.options import Train
+from bnjax.network import Network
+
+COLUMNS = (Column("size", None, 0.1), Column("colour", ("blue", "red"), "red"), Column("", None))
+TABLE = Preparation(
+    np.array([0.1, 0, 0, 1 / 3]),
+    np.array([1.5, 1, 1, np.inf]),
+    targets=(Target("price", 100.25, 7.5),),
+    columns=COLUMNS,
+    label="price",
+)
+CLASSES = Preparation(0.0, 1.0, classes=("no", "ja"))
+
+
+def written(path, preparation=TABLE, **changes):
+    text = json.dumps(to_json(preparation) | changes, allow_nan=False)
+    (path / FILE).write_text(text)
+    return path / FILE
+
+
+@pytest.mark.parametrize("preparation", [TABLE, CLASSES])
+def test_a_preparation_comes_back_to_the_bit(preparation, tmp_path):
+    found = read_preparation(written(tmp_path, preparation))
+    np.testing.assert_array_equal(found.center, preparation.center)
+    np.testing.assert_array_equal(found.spread, preparation.spread)
+    names = ("classes", "targets", "columns", "label")
+    assert all(getattr(found, name) == getattr(preparation, name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"center": "a"}, ("center: expected a number or a list, got 'a'",)),
+        ({"center": [0, 1, 2, True]}, ("center[3]: expected numbers, got True",)),
+        ({"center": [0, 1, 2, 10**400]}, ("center[3]: expected numbers, got 1000",)),
+        ({"center": [0]}, ("spread: expected as many numbers as center has",)),
+        ({"center": [0], "spread": [1]}, ("center: expected 4 numbers",)),
+        ({"spread": [1, 1, 1, 0]}, ("spread[3]: expected numbers, got 0",)),
+        ({"classes": ["a", "a"]}, ("classes: expected different texts",)),
+        ({"classes": [1]}, ("classes[0]: expected texts, got 1",)),
+        ({"classes": ["a", "b"]}, ("classes: expected two or more, or targets",)),
+        ({"targets": []}, ("classes: expected two or more, or targets",)),
+        ({"targets": [{"name": "y", "center": 0, "spread": -1}]}, ("targets[0].spread: expected",)),
+        ({"targets": [{"name": "y", "center": []}]}, ("targets[0]: expected an object with name",)),
+        ({"columns": [7]}, ("columns[0]: expected an object with name, categories, fill",)),
+        ({"columns": {}}, ("columns: expected a list",)),
+        ({"columns": [{"name": "a", "categories": [], "fill": None}]}, ("at least one",)),
+        ({"columns": [{"name": "a", "categories": ["b"], "fill": "c"}]}, ("columns[0].fill",)),
+        ({"columns": [{"name": "a", "categories": None, "fill": "c"}]}, ("columns[0].fill",)),
+        ({"label": "\ud800"}, ("label: expected a text",)),
+        ({"more": 1}, ("the whole: expected an object with center, spread",)),
+    ],
+)
+def test_a_damaged_preparation_is_named_with_file_key_and_way_out(changes, parts, tmp_path):
+    text = refusal(read_preparation, written(tmp_path, **changes))
+    says(text, str(tmp_path / FILE), "got", "train again", *parts)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 10**5, b"NaN", b'{"center": NaN}'])
+def test_what_is_no_json_is_refused(content, tmp_path):
+    (tmp_path / FILE).write_bytes(content)
+    says(refusal(read_preparation, tmp_path / FILE), str(tmp_path / FILE), "train again")
+
+
+@pytest.fixture
+def priced(tmp_path, key):
+    """A run of a linear baseline network on the table, as `bnjax train` leaves it."""
+    folder = RunFolder.create(str(tmp_path / "run"), overwrite=False)
+    folder.write_config(dataclasses.asdict(Train(cost="squared_error", hidden=())), {})
+    folder.write_json(FILE, to_json(TABLE))
+    params, _ = init(Network((4, 1), norm=False), key)
+    folder.write_params("params_baseline", jax.tree.map(jnp.ones_like, params), ())
+    folder.close()
+    return tmp_path / "run"
+
+
+def test_a_table_is_predicted_in_the_targets_own_unit(priced, tmp_path, capsys):
+    (tmp_path / "new.csv").write_text("3,blue,\n,red,9\n")
+    assert run(["predict", str(priced), str(tmp_path / "new.csv")]) == 2
+    assert "line 1, column 2 (counted from 0): expected a number" in capsys.readouterr().err
+    table = "size,colour,,price\n1.6,blue,0,130.25\n,red,5,100.25\n"
+    (tmp_path / "new.csv").write_text(table)
+    assert run(["predict", str(priced), str(tmp_path / "new.csv"), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "1 missing values in size are replaced" in printed.err
+    found = json.loads(printed.out)
+    rows = (priced / "predictions.csv").read_text().splitlines()
+    assert rows[0] == "sample,price,prediction(price)"
+    # features 1 + 1 + 0 + 0, and 0 + 0 + 1 + 0, and a bias of 1
+    got = np.array([row.split(",") for row in rows[1:]], float)
+    np.testing.assert_allclose(got[:, 2], [100.25 + 3 * 7.5, 100.25 + 2 * 7.5])
+    error = np.sqrt(np.mean((got[:, 2] - got[:, 1]) ** 2))
+    assert found["error"] == {"price": pytest.approx(error, rel=1e-6)}
+
+
+def test_a_data_frame_is_scaled_like_the_table(priced):
+    saved = load_run(priced)
+    frame = np.array([[1.6, "blue", 0], [None, "red", 5]], object)
+    np.testing.assert_allclose(saved.scale(frame), [[1, 1, 0, 0], [0, 0, 1, 0]], atol=1e-15)
+    says(refusal(saved.scale, frame[:, :2]), "x: expected 3 columns", "got shape (2, 2)")
+    says(refusal(saved.scale, np.array([["1", "pink", "2"]])), "column 'colour'", "got 'pink'")
+    net, params, state, _ = saved.networks["baseline"]
+    assert bn_apply(net, params, state, jnp.asarray(saved.scale(frame)), train=False)[0].shape == (
+        2,
+        1,
+    )
+
+
+def test_a_preparation_of_another_network_is_refused(priced):
+    (priced / FILE).write_text(json.dumps(to_json(Preparation(0.0, 1.0, classes=("a", "b", "c")))))
+    says(refusal(load_run, priced), "any features and 3 outputs", "got one of 4 and 1")
