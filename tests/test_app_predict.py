@@ -41,7 +41,10 @@ def leave(folder, sizes, rng, *, classes, cost="softmax_cross_entropy", names=("
             )
             for kept in state
         )
-        run_folder.write_params(f"params_{name}", params, state, classes=classes, **scaling)
+        run_folder.write_params(f"params_{name}", params, state)
+        with np.load(file := folder / f"params_{name}.npz") as written:  # as bnjax 0.1 wrote it
+            arrays = {key: array for key, array in written.items() if key != "sha256"}
+        np.savez(file, **arrays, classes=classes, **scaling)
         for epoch in (1, 2):
             run_folder.write_metrics(line(name, epoch))
     run_folder.close()

@@ -1,6 +1,5 @@
 """The preparation of a run's data: one file, read back by one strict schema."""
 
-import dataclasses
 import json
 
 import jax
@@ -11,7 +10,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from app_data import refusal, says
-from bnjax.app.runs import RunFolder
+from app_runs import begun
 
 from bnjax import bn_apply, init
 from bnjax.app import load_run
@@ -84,9 +83,8 @@ def test_what_is_no_json_is_refused(content, tmp_path):
 @pytest.fixture
 def priced(tmp_path, key):
     """A run of a linear baseline network on the table, as `bnjax train` leaves it."""
-    folder = RunFolder.create(str(tmp_path / "run"), overwrite=False)
-    folder.write_config(dataclasses.asdict(Train(cost="squared_error", hidden=())), {})
-    folder.write_json(FILE, to_json(TABLE))
+    folder = begun(tmp_path / "run", Train(cost="squared_error", hidden=(), network="baseline"))
+    folder.write(FILE, to_json(TABLE))
     params, _ = init(Network((4, 1), norm=False), key)
     folder.write_params("params_baseline", jax.tree.map(jnp.ones_like, params), ())
     folder.close()
@@ -127,4 +125,4 @@ def test_a_data_frame_is_scaled_like_the_table(priced):
 
 def test_a_preparation_of_another_network_is_refused(priced):
     (priced / FILE).write_text(json.dumps(to_json(Preparation(0.0, 1.0, classes=("a", "b", "c")))))
-    says(refusal(load_run, priced), "any features and 3 outputs", "got one of 4 and 1")
+    says(refusal(load_run, priced), "4 features and 1 outputs", "says any and 3")
