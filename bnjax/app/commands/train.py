@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -113,14 +112,13 @@ def _train(run: Session, asked_to_stop: list[int]) -> bool:
     """
     options, names, classify = run.options, tuple(run.runs), bool(run.data.classes)
     compiled = {name: epochs.compile_training(run, one) for name, one in run.runs.items()}
-    compare = _comparison(run)
     recorder = _recorder(run)
     compare_at = {1: "start", (options.epochs + 1) // 2: "middle"}
     stop = False
     with TrainingProgress(names, options.epochs, silent=not processes.is_first()) as progress:
         for epoch in range(run.epoch + 1, options.epochs + 1):
             if epoch in compare_at:
-                compare(compare_at[epoch], epoch)
+                _compare(run, compare_at[epoch], epoch)
             for name, one in run.runs.items():
                 before = one.state
                 line, costs = epochs.advance(compiled[name], one, name, classify=classify)
@@ -147,22 +145,16 @@ def _train(run: Session, asked_to_stop: list[int]) -> bool:
                 break
     if recorder is not None:
         recorder.write()
-    compare("end", max(run.epoch, 1))
+    _compare(run, "end", max(run.epoch, 1))
     return stop
 
 
-def _comparison(run: Session) -> Callable[[str, int], None]:
-    """Build the function that compares the normalized network's gradients by hand and by JAX."""
-    one = run.runs.get("bn")
-    compare = None if one is None else gradients.make_comparison(one.net)
-
-    def note(moment: str, epoch: int) -> None:
-        if one is not None and compare is not None:
-            indices = epochs.order(run, epoch)[0]
-            batch = run.data.x_train[indices], run.data.targets_train[indices]
-            run.checks[moment] = compare(one.state, *batch, indices >= 0)
-
-    return note
+def _compare(run: Session, moment: str, epoch: int) -> None:
+    """Compare the normalized network's gradients by hand and by JAX, on an epoch's first batch."""
+    if (one := run.runs.get("bn")) is not None and any(one.net.normalized):
+        indices = epochs.order(run, epoch)[0]
+        batch = run.data.x_train[indices], run.data.targets_train[indices], indices >= 0
+        run.checks[moment] = gradients.compare(one.net, one.state, *batch)
 
 
 def _recorder(run: Session) -> Recorder | None:

@@ -149,10 +149,14 @@ def _by_kind(
 ) -> dict[str, tuple[Array, Array]]:
     options = {"classify": classify, "batch_size": batch_size}
     found = {"training_mode": evaluate_in_batches(net, params, x_test, targets_test, **options)}
-    for kind in KINDS:
-        state = choose(kind, net, params, kept, x, batch_size=batch_size)
-        found[kind] = evaluate(net, params, state, x_test, targets_test, classify=classify)
-    return found
+    states = [choose(kind, net, params, kept, x, batch_size=batch_size) for kind in KINDS]
+
+    def judge(state: State) -> tuple[Array, Array]:
+        return evaluate(net, params, state, x_test, targets_test, classify=classify)
+
+    stacked = jax.tree.map(lambda *each: jnp.stack(each), *states)
+    judged = zip(*jax.lax.map(judge, stacked), strict=True)  # compiled once for all kinds
+    return found | dict(zip(KINDS, judged, strict=True))
 
 
 def fold(
