@@ -8,6 +8,7 @@ Source: S3 (the three regimes of gradient descent).
 """
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from bnjax import _xla
 from bnjax.network import Network
 from bnjax.training import devices
 from bnjax.training.epochs import Epoch, pure_epoch, shuffle
@@ -121,20 +123,38 @@ def fit(
     )
     train_state, key, x, targets = _put_on_devices(mesh, samples, train_state, key, x, targets)
     config = StepConfig("training.fit", net, gradient, devices.mesh_axes(mesh), sync_statistics)
-    run = jax.jit(
+    run = _jit_run(config, optimizer, mesh, samples, batch_size, epochs_per_call)
+    evaluation = as_pytree(evaluate)
+
+    def arguments(train_state: TrainState, done: int, count: int) -> tuple[Any, ...]:
+        numbers = devices.copy_to(mesh, (np.int32(done), np.int32(count)))
+        return train_state, x, targets, key, *numbers, evaluation
+
+    if not jax.config.jax_disable_jit:
+        run.lower(*arguments(train_state, start, 0)).compile()  # JAX keeps it for the first call
+
+    def advance(train_state: TrainState, done: int, count: int) -> tuple[TrainState, Array, Any]:
+        return run(*arguments(train_state, done, count))
+
+    return _iterate(advance, train_state, start, epochs, epochs_per_call)
+
+
+@lru_cache(maxsize=16)
+def _jit_run(
+    config: StepConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | None,
+    samples: int,
+    batch_size: int,
+    epochs_per_call: int,
+) -> jax.stages.Wrapped:
+    """Return the jitted run, the same function for the same arguments: it is compiled once."""
+    return jax.jit(
         pure_run(pure_epoch(config, optimizer, mesh), samples, batch_size, epochs_per_call),
         donate_argnums=0,
         out_shardings=None if mesh is None else devices.replicated(mesh),
+        compiler_options=_xla.options_for_loops(),
     )
-    evaluation = as_pytree(evaluate)
-    numbers = np.int32(0), np.int32(1)
-    compiled = run.lower(train_state, x, targets, key, *numbers, evaluation).compile()
-
-    def advance(train_state: TrainState, done: int, count: int) -> tuple[TrainState, Array, Any]:
-        numbers = np.int32(done), np.int32(count)
-        return compiled(train_state, x, targets, key, *numbers, evaluation)
-
-    return _iterate(advance, train_state, start, epochs, epochs_per_call)
 
 
 def _put_on_devices(
@@ -146,9 +166,9 @@ def _put_on_devices(
     targets: ArrayLike,
 ) -> tuple[TrainState, Array, ArrayLike, ArrayLike]:
     """Copy train state and key to all devices, and spread the data over them."""
+    train_state, key = devices.copy_to(mesh, (train_state, key))
     if mesh is None:
-        return jax.device_put((train_state, key, x, targets))
-    train_state, key = devices.copy_everywhere(mesh, (train_state, key))
+        return train_state, key, *jax.device_put((x, targets))
     x, targets = (devices.spread(mesh, rows, samples) for rows in (x, targets))
     return train_state, key, x, targets
 
@@ -166,7 +186,10 @@ def _iterate(
         count = min(epochs_per_call - done % epochs_per_call, epochs - done)
         train_state, costs, evaluations = advance(train_state, done, count)
         done += count
-        costs, evaluations = jax.tree.map(lambda a, n=count: a[:n], (costs, evaluations))
+        if count < epochs_per_call:  # slicing takes as long as ten steps of a small network
+            # not a[:n], whose start is a number from the host: a transfer guard would refuse it
+            first = partial(lax.slice_in_dim, start_index=0, limit_index=count)
+            costs, evaluations = jax.tree.map(first, (costs, evaluations))
         yield Progress(done, train_state, costs, evaluations)
 
 
