@@ -23,6 +23,7 @@ _FEW_CHANNELS = 64  # below this a row is mostly overhead, and a column one long
 _MANY_SAMPLES = 1 << 8
 _SMALL = 1 << 17  # numbers up to which short sums matter more than long reads
 _CHAIN = 16  # additions in a row that lose next to nothing
+_CHAIN_OF_SUMS = 8  # beside a sample far out each of them loses as much, and the arrays are small
 
 
 class Reader(enum.IntEnum):
@@ -101,14 +102,19 @@ def split_size(size: int, numbers: int) -> tuple[int, ...]:
     Short chains of additions lose less: a small batch is summed axis by axis. A large one is read
     in long rows, which already keep many sums side by side.
     """
-    return short_factors(size) if numbers <= _SMALL else (size,)
+    return _short_factors(size, _CHAIN) if numbers <= _SMALL else (size,)
 
 
-def short_factors(size: int) -> tuple[int, ...]:
-    """Split a size into short ones, as far as its divisors allow."""
+def split_row(samples: int) -> tuple[int, ...]:
+    """Return the sizes into which the samples of a row are split, of which each holds a sum."""
+    return _short_factors(samples, _CHAIN_OF_SUMS)
+
+
+def _short_factors(size: int, most: int) -> tuple[int, ...]:
+    """Split a size into sizes of at most `most`, as far as its divisors allow."""
     short: list[int] = []
-    while size > _CHAIN:
-        part = max(d for d in range(1, _CHAIN + 1) if size % d == 0)
+    while size > most:
+        part = max(d for d in range(1, most + 1) if size % d == 0)
         if part == 1:
             break
         short.append(part)
