@@ -126,15 +126,14 @@ def fit(
     run = _jit_run(config, optimizer, mesh, samples, batch_size, epochs_per_call)
     evaluation = as_pytree(evaluate)
 
-    def arguments(train_state: TrainState, done: int, count: int) -> tuple[Any, ...]:
-        numbers = devices.copy_to(mesh, (np.int32(done), np.int32(count)))
-        return train_state, x, targets, key, *numbers, evaluation
-
-    if not jax.config.jax_disable_jit:
-        run.lower(*arguments(train_state, start, 0)).compile()  # JAX keeps it for the first call
+    if not jax.config.jax_disable_jit:  # JAX keeps what it compiles here for the first call
+        run.lower(train_state, x, targets, key, np.int32(0), np.int32(0), evaluation).compile()
 
     def advance(train_state: TrainState, done: int, count: int) -> tuple[TrainState, Array, Any]:
-        return run(*arguments(train_state, done, count))
+        numbers = np.int32(done), np.int32(count)
+        # they are meant to be copied; a `device_put` of their own would take as long as two steps
+        with jax.transfer_guard_host_to_device("allow"):
+            return run(train_state, x, targets, key, *numbers, evaluation)
 
     return _iterate(advance, train_state, start, epochs, epochs_per_call)
 
