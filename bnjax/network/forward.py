@@ -220,13 +220,12 @@ def update_statistics(
 
     `axis_name` is that of devices which have normalized separately, as in `population.update`.
     """
-    merged = merge_statistics(net, state)
-    moments = jax.tree.map(_side_by_side, *moments) if moments else None
-    updated = (
-        population.update(old, moments, decay=d, axis_name=axis_name)
-        for old, d in zip(merged, (net.decay, *net.other_decays), strict=False)
-    )
-    return split_statistics(net, tuple(updated))
+    if not moments:
+        return state
+    batch = jax.tree.map(_side_by_side, *moments)
+    pairs = zip(merge_statistics(net, state), (net.decay, *net.other_decays), strict=True)
+    merged = (population.update(old, batch, decay=d, axis_name=axis_name) for old, d in pairs)
+    return split_statistics(net, tuple(merged))
 
 
 def merge_statistics(net: Network, state: State) -> State:

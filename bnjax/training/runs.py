@@ -70,6 +70,12 @@ def fit(
     Arguments are checked, data placed and the program compiled before `fit` returns; training
     happens while the result is iterated over. Leave the loop to stop early. Calls end at multiples
     of `epochs_per_call` and at the last epoch, wherever the run starts, all with one program.
+    Another `fit` with the same `net`, `optimizer`, `mesh`, numbers and shapes compiles nothing;
+    optimizers and `evaluate` count as the same if they are the same objects.
+
+    To be able to go back to before a call, for instance when it diverges, copy the train state
+    before the iteration continues, and `fit` from that copy with `start`: all else that a run
+    depends on, `key` and the number of the epoch, does not change.
 
     Args:
         net: The network.
@@ -126,7 +132,8 @@ def fit(
     run = _jit_run(config, optimizer, mesh, samples, batch_size, epochs_per_call)
     evaluation = as_pytree(evaluate)
 
-    if not jax.config.jax_disable_jit:  # JAX keeps what it compiles here for the first call
+    if not jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        # JAX keeps what it compiles here for the first call
         run.lower(train_state, x, targets, key, np.int32(0), np.int32(0), evaluation).compile()
 
     def advance(train_state: TrainState, done: int, count: int) -> tuple[TrainState, Array, Any]:

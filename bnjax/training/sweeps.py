@@ -206,7 +206,7 @@ def _compile_programs(
     x, targets, evaluate = data
     members = grid.members(np.arange(size))
     begin, train = functions(size)
-    if jax.config.jax_disable_jit:
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
         return _Programs(size, begin, train)
     train_state = jax.eval_shape(begin, *members)
     arguments = train_state, *members, x, targets, np.int32(0), np.int32(1), evaluate
