@@ -57,9 +57,11 @@ from bnjax.network import Network, NormDense, Params
 
 BASELINE = "bnjax, fit"
 PLAIN = "bnjax, fit without norm"
+EPOCH = "bnjax, make_epoch"
 PER_STEP = "bnjax, one step per call"
 PRODUCTS = "the matrix products alone"
 NNX = "flax nnx, nnx.jit with cached_partial"
+NNX_SPLIT = "flax nnx, jax.jit with split and merge"
 LOADER = "PyTorch, DataLoader"
 SLICED = "PyTorch, sliced tensors"
 
@@ -74,7 +76,13 @@ class Goal(NamedTuple):
 
 
 GOALS = {
-    "digits": (Goal(LOADER, BASELINE, least=6.0), Goal(NNX, BASELINE, least=1.6)),
+    "digits": (
+        Goal(LOADER, BASELINE, least=6.0),
+        Goal(NNX, BASELINE, least=1.6),
+        Goal(BASELINE, EPOCH, most=1.0),
+        Goal(BASELINE, NNX_SPLIT, most=0.9),
+        Goal(BASELINE, PLAIN, most=1.25),
+    ),
     "large": (
         Goal(SLICED, BASELINE, least=1.4),
         Goal(PER_STEP, BASELINE, least=1.1),
@@ -117,7 +125,7 @@ def make_trainers(
     trainers = {
         BASELINE: bnjax_fit(task, task.net),
         PLAIN: bnjax_fit(task, plain),
-        "bnjax, make_epoch": bnjax_epoch(task),
+        EPOCH: bnjax_epoch(task),
         PER_STEP: bnjax_steps(task),
         PRODUCTS: products(task),
     }

@@ -23,6 +23,7 @@ _FEW_CHANNELS = 64  # below this a row is mostly overhead, and a column one long
 _MANY_SAMPLES = 1 << 8
 _SMALL = 1 << 17  # numbers up to which short sums matter more than long reads
 _CHAIN = 16  # additions in a row that lose next to nothing
+_CHAIN_OF_SUMS = 8  # beside a sample far out each of them loses as much, and the arrays are small
 
 
 class Reader(enum.IntEnum):
@@ -101,14 +102,19 @@ def split_size(size: int, numbers: int) -> tuple[int, ...]:
     Short chains of additions lose less: a small batch is summed axis by axis. A large one is read
     in long rows, which already keep many sums side by side.
     """
-    return short_factors(size) if numbers <= _SMALL else (size,)
+    return _short_factors(size, _CHAIN) if numbers <= _SMALL else (size,)
 
 
-def short_factors(size: int) -> tuple[int, ...]:
-    """Split a size into short ones, as far as its divisors allow."""
+def split_row(samples: int) -> tuple[int, ...]:
+    """Return the sizes into which the samples of a row are split, of which each holds a sum."""
+    return _short_factors(samples, _CHAIN_OF_SUMS)
+
+
+def _short_factors(size: int, most: int) -> tuple[int, ...]:
+    """Split a size into sizes of at most `most`, as far as its divisors allow."""
     short: list[int] = []
-    while size > _CHAIN:
-        part = max(d for d in range(1, _CHAIN + 1) if size % d == 0)
+    while size > most:
+        part = max(d for d in range(1, most + 1) if size % d == 0)
         if part == 1:
             break
         short.append(part)
@@ -218,21 +224,35 @@ _SMALL_PROGRAM: dict[str, Any] = {
 }
 
 
-@cache
 def options_for_small_programs() -> dict[str, Any]:
     """Return the compiler options for small programs that run once, as far as XLA knows them.
 
     Remove it when `jax_optimization_level` has that effect on the CPU.
     """
-    known = {}
-    probe = jax.jit(lambda: 0).lower()
-    for name, value in _SMALL_PROGRAM.items():
-        try:
-            probe.compile(compiler_options={name: value})
-        except Exception:  # noqa: BLE001 - whatever is raised, the program runs without the option
-            continue
-        known[name] = value
-    return known
+    return {name: value for name, value in _SMALL_PROGRAM.items() if _is_known(name, value)}
+
+
+def options_for_loops() -> dict[str, Any] | None:
+    """Return the compiler options for a program of nested loops that carry many arrays.
+
+    XLA:CPU copies what a loop carries wherever it does not prove that nobody reads the old value
+    any more: half of the copies in an epoch are for nothing. They start together, and threads hand
+    them to each other: on four cores an epoch of a small network took up to a third longer. Remove
+    it when XLA:CPU analyses live ranges by default, as XLA:GPU and XLA:TPU do.
+    """
+    name = "xla_cpu_copy_insertion_use_region_analysis"
+    return {name: True} if jax.default_backend() == "cpu" and _is_known(name, True) else None
+
+
+@cache
+def _is_known(name: str, value: Any) -> bool:
+    """Return whether this release of XLA has that compiler option."""
+    try:
+        with jax.disable_jit(False):
+            jax.jit(lambda: 0).lower().compile(compiler_options={name: value})
+    except Exception:  # noqa: BLE001 - whatever is raised, programs compile without the option
+        return False
+    return True
 
 
 def _behind_barriers(arrays: Tree, number: int) -> Tree:

@@ -76,7 +76,7 @@ class Layout(NamedTuple):
         for i, a in enumerate(reversed(self.sample_axes)):
             total = jnp.sum(_xla.separate(total) if i else total, a)
         if self.samples_per_row > 1:
-            total = total.reshape(*_xla.short_factors(self.samples_per_row), -1)
+            total = total.reshape(*_xla.split_row(self.samples_per_row), -1)
             while total.ndim > 1:
                 total = jnp.sum(_xla.separate(total), 0)
         return _flat(total)

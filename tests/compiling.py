@@ -6,7 +6,7 @@ from functools import partial, wraps
 import jax
 import pytest
 
-from bnjax._xla import options_for_small_programs
+from bnjax._xla import options_for_loops, options_for_small_programs
 
 _jit = jax.jit
 
@@ -29,13 +29,12 @@ def quickly_compiled():
     Not what they jitted when they were imported, nor what is called while something is traced:
     options are those of a whole program.
     """
-    options_for_small_programs()  # compiles, the first time
+    options_for_small_programs(), options_for_loops()  # compile, the first time
 
     def jit(function=None, **more):
         if function is None:
             return partial(jit, **more)
-        if "compiler_options" in more:
-            return _jit(function, **more)
+        more.pop("compiler_options", None)
         quick, traced = quick_jit(function, **more), _jit(function, **more)
 
         @wraps(function)

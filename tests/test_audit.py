@@ -324,3 +324,8 @@ def test_what_a_transform_cannot_run_is_a_row_and_no_crash():
     report = audit.compare(outside, jnp.sin, x, modes=("value", "vjp"))
     assert {row.transform for row in report.rows if row.failed} == {"vmap"}
     assert "vmap_method" in report.worst.why
+
+
+def test_an_audit_compiles_while_jit_is_disabled():
+    with jax.disable_jit():
+        assert audit.compare(jnp.tanh, None, (jnp.ones(3),), **FEW).ok

@@ -8,7 +8,7 @@ import pytest
 import reference
 from compiling import quick_jit
 
-from bnjax import Activation, Network, apply, bn_apply, cost, init
+from bnjax import Activation, Network, apply, bn_apply, cost, init, network
 
 rng = np.random.default_rng(0)
 X, TARGETS = rng.normal(size=(6, 4)), (rng.random((6, 2)) > 0.5).astype(float)
@@ -144,3 +144,13 @@ def test_several_running_statistics_are_kept_side_by_side(key):
         ValueError, match=r"per normalization and decay, 2 of these: 2 in all; got 1"
     ):
         bn_apply(nets[2], params, kept[0], X, train=True)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_merged_statistics_split_into_what_they_were(key, norm):
+    net = Network((3, 4, 5, 2), norm=norm, other_decays=(None, 0.5))
+    state = init(net, key)[1]
+    state = tuple(one._replace(mean=one.mean + i) for i, one in enumerate(state))
+    merged = network.merge_statistics(net, state)
+    assert [one.mean.shape for one in merged] == [(9,)] * 3 * norm
+    chex.assert_trees_all_equal(network.split_statistics(net, merged), state)

@@ -187,6 +187,82 @@ def test_a_run_is_its_epochs_traced_once_donated_and_evaluated(key):
     assert all(p.evaluations["b"][-1] == 3 * p.train_state.params[-1].b[0] for p in seen)
 
 
+def counting_traces(optimizer):
+    """An optimizer that does the same, and the list to which each trace of it adds."""
+    traces = []
+
+    def counted(updates, state, params=None):
+        traces.append(1)
+        return optimizer.update(updates, state, params)
+
+    return optax.GradientTransformation(optimizer.init, counted), traces
+
+
+@pytest.mark.usefixtures("quick_training")
+@pytest.mark.parametrize("name", ["make_epoch", "fit", "fit_batches", "sweep"])
+def test_what_is_called_again_with_the_same_arguments_is_not_traced_again(key, name):
+    net, rows = NETS["baseline"], (X[:8], TARGETS[:8])
+    optimizer, traces = counting_traces(optax.sgd(0.5))
+    order, grid = training.shuffle(key, 8, 4), (jnp.ones(2), key[None])
+    train = {
+        "make_epoch": lambda start: training.make_epoch(net, optimizer)(start, order, *rows),
+        "fit": lambda start: [*fitted("baseline", key, optimizer, start, rows=8, epochs=2)],
+        "fit_batches": lambda start: next(
+            training.fit_batches(net, optimizer, start, lambda number: [rows], epochs=1)
+        ),
+        "sweep": lambda start: training.sweep(
+            net, constant, *grid, *rows, epochs=1, batch_size=4, at_once=1
+        ),
+    }[name]
+
+    def constant(rate):
+        return optimizer
+
+    train(training.init(net, optimizer, key))
+    once = len(traces)
+    train(training.init(net, optimizer, key))
+    assert len(traces) == once > 0
+
+
+@pytest.mark.usefixtures("quick_training")
+def test_a_run_goes_on_in_any_call_without_another_trace(key):
+    optimizer, traces = counting_traces(optax.sgd(0.5))
+    *_, last = fitted("bn", key, optimizer, epochs=2, epochs_per_call=3)
+    for start, epochs in ((2, 4), (4, 9)):
+        options = {"start": start, "epochs": epochs, "epochs_per_call": 3}
+        *_, last = fitted("bn", key, optimizer, last.train_state, **options)
+    assert last.epoch == 9 and len(traces) == 2  # with a mask and without
+
+
+@pytest.mark.parametrize("mesh", [None, training.data_mesh()], ids=["device", "mesh"])
+@pytest.mark.usefixtures("quick_training")
+def test_a_run_copies_nothing_that_it_was_not_told_to(key, mesh):
+    x, targets = np.asarray(X), np.asarray(TARGETS)
+    net, optimizer = NETS["baseline"], optax.sgd(0.5)
+    start = training.init(net, optimizer, key)
+    options = {"epochs": 3, "batch_size": 4, "epochs_per_call": 2, "mesh": mesh}
+    with jax.transfer_guard("disallow"):
+        run = training.fit(net, optimizer, start, x, targets, key=key, **options)
+        assert [progress.epoch for progress in run] == [2, 3]
+
+
+@pytest.mark.slow  # operation by operation, each compiled alone
+def test_everything_trains_while_jit_is_disabled(key):
+    net, optimizer = Network((4, 2)), optax.sgd(0.5)
+    options = {"epochs": 1, "batch_size": 4}
+    with jax.disable_jit():
+        start = training.init(net, optimizer, key)
+        fit = training.fit(net, optimizer, start, X[:4], TARGETS[:4], key=key, **options)
+        state = next(fit).train_state
+        grid = jnp.array([0.5]), key[None]
+        swept = training.sweep(net, optax.sgd, *grid, X[:4], TARGETS[:4], **options)
+    start = training.init(net, optimizer, key)
+    wanted, _ = quick_jit(training.make_step(net, optimizer))(start, X[:4], TARGETS[:4])
+    swept = jax.tree.map(lambda a: a[0, 0], swept.train_state)
+    for got in (state, swept):
+        chex.assert_trees_all_close(got, wanted, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.slow
 def test_a_run_that_goes_on_has_the_bits_of_one_without_a_break(key):
     optimizer = optax.sgd(0.5, momentum=0.9)

@@ -195,8 +195,9 @@ def make_compare(
         layout, leaves, constants = flatten_arguments("audit.compare", f, args, argnums)
         rng, key_text = _generator(key)
         kind = argument_kind(layout, leaves, constants)
-        # by default an accelerator rounds the factors of products: that is no error of a rule
-        with jax.default_matmul_precision("highest"):
+        # by default an accelerator rounds the factors of products: that is no error of a rule;
+        # and what is compiled ahead cannot run while JAX is told not to compile
+        with jax.default_matmul_precision("highest"), jax.disable_jit(False):
             outputs = cache.outputs(kind, leaves, constants)
             trials = draw_trials(
                 leaves, outputs, few=few, random=directions, points=points, rng=rng

@@ -11,7 +11,9 @@ from bnjax.network.forward import (
     apply,
     bn_apply,
     inference_statistics,
+    merge_statistics,
     run_layers,
+    split_statistics,
     update_statistics,
 )
 from bnjax.network.objective import cost, local_cost, mean_cost, weight_fraction
@@ -32,7 +34,9 @@ __all__ = [
     "init",
     "local_cost",
     "mean_cost",
+    "merge_statistics",
     "run_layers",
+    "split_statistics",
     "update_statistics",
     "weight_fraction",
 ]

@@ -92,7 +92,7 @@ def spread(mesh: Mesh, rows: ArrayLike, samples: int) -> Array:
         and len(rows) == each * mesh.size
     ):
         return rows
-    host = np.asarray(rows)
+    host = np.asarray(jax.device_get(rows))
     mine = local_rows(mesh, samples)
     if len(host) != mine.stop - mine.start:
         raise ValueError(
@@ -145,9 +145,16 @@ def copy_everywhere(mesh: Mesh, tree: Tree) -> Tree:
             data = place(jax.random.key_data(a))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(a))
         # device_put does not accept devices of other processes
-        return jax.make_array_from_process_local_data(replicated(mesh), np.asarray(a))
+        return jax.make_array_from_process_local_data(
+            replicated(mesh), np.asarray(jax.device_get(a))
+        )
 
     return jax.tree.map(place, tree)
+
+
+def copy_to(mesh: Mesh | None, tree: Tree) -> Tree:
+    """Copy arrays to each device of a mesh, or to the one device where there is none."""
+    return jax.device_put(tree) if mesh is None else copy_everywhere(mesh, tree)
 
 
 def scatter_batch(indices: Array, axis_name: tuple[str, ...], *arrays: Array) -> tuple[Array, ...]:

@@ -4,7 +4,7 @@ Source: S3 (the three regimes of gradient descent).
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from bnjax import network
 from bnjax.network import Network
 from bnjax.training import devices
 from bnjax.training.steps import Step, StepConfig, TrainState, build_step
@@ -85,6 +86,14 @@ def make_epoch(
     """
     axis_name = devices.mesh_axes(mesh)
     config = StepConfig("training.make_epoch", net, gradient, axis_name, sync_statistics)
+    return _jit_epoch(config, optimizer, mesh)
+
+
+@lru_cache(maxsize=16)
+def _jit_epoch(
+    config: StepConfig, optimizer: optax.GradientTransformation, mesh: Mesh | None
+) -> jax.stages.Wrapped:
+    """Return the jitted epoch, the same function for the same arguments: it is compiled once."""
     return jax.jit(pure_epoch(config, optimizer, mesh), donate_argnums=0)
 
 
@@ -92,8 +101,33 @@ def pure_epoch(
     config: StepConfig, optimizer: optax.GradientTransformation, mesh: Mesh | None
 ) -> Epoch:
     """Return the epoch that `make_epoch` documents, not jitted."""
-    step = build_step(config, optimizer)
-    return _single_device_epoch(step) if mesh is None else _data_parallel_epoch(step, mesh)
+    net, step = config.net, build_step(config, optimizer)
+
+    def merged_step(merged: TrainState, *batch: Array | None) -> tuple[TrainState, Array]:
+        train_state, cost = step(_split(net, merged), *batch)
+        return _merge(net, train_state), cost
+
+    scan_steps = _single_device_epoch if mesh is None else partial(_data_parallel_epoch, mesh)
+    merged_epoch = scan_steps(merged_step)
+
+    def epoch(
+        train_state: TrainState, order: Array, x: Array, targets: Array
+    ) -> tuple[TrainState, Array]:
+        network.check_params(
+            config.function, net, train_state.params, train_state.state, train=True
+        )
+        merged, costs = merged_epoch(_merge(net, train_state), order, x, targets)
+        return _split(net, merged), costs
+
+    return epoch
+
+
+def _merge(net: Network, train_state: TrainState) -> TrainState:
+    return train_state._replace(state=network.merge_statistics(net, train_state.state))
+
+
+def _split(net: Network, merged: TrainState) -> TrainState:
+    return merged._replace(state=network.split_statistics(net, merged.state))
 
 
 def _single_device_epoch(step: Step) -> Epoch:
@@ -114,7 +148,7 @@ def _single_device_epoch(step: Step) -> Epoch:
     return epoch
 
 
-def _data_parallel_epoch(step: Step, mesh: Mesh) -> Epoch:
+def _data_parallel_epoch(mesh: Mesh, step: Step) -> Epoch:
     names = tuple(mesh.axis_names)
 
     def epoch(

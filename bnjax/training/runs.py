@@ -8,6 +8,7 @@ Source: S3 (the three regimes of gradient descent).
 """
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from bnjax import _xla
 from bnjax.network import Network
 from bnjax.training import devices
 from bnjax.training.epochs import Epoch, pure_epoch, shuffle
@@ -69,6 +71,12 @@ def fit(
     Arguments are checked, data placed and the program compiled before `fit` returns; training
     happens while the result is iterated over. Leave the loop to stop early. Calls end at multiples
     of `epochs_per_call` and at the last epoch, wherever the run starts, all with one program.
+    Another `fit` with the same `net`, `optimizer`, `mesh`, numbers and shapes compiles nothing;
+    optimizers and `evaluate` count as the same if they are the same objects.
+
+    To be able to go back to before a call, for instance when it diverges, copy the train state
+    before the iteration continues, and `fit` from that copy with `start`: all else that a run
+    depends on, `key` and the number of the epoch, does not change.
 
     Args:
         net: The network.
@@ -125,20 +133,38 @@ def fit(
     )
     train_state, key, x, targets = _put_on_devices(mesh, samples, train_state, key, x, targets)
     config = StepConfig("training.fit", net, gradient, devices.mesh_axes(mesh), sync_statistics)
-    run = jax.jit(
-        pure_run(pure_epoch(config, optimizer, mesh), samples, batch_size, epochs_per_call),
-        donate_argnums=0,
-        out_shardings=None if mesh is None else devices.replicated(mesh),
-    )
+    run = _jit_run(config, optimizer, mesh, samples, batch_size, epochs_per_call)
     evaluation = as_pytree(evaluate)
-    numbers = np.int32(0), np.int32(1)
-    compiled = run.lower(train_state, x, targets, key, *numbers, evaluation).compile()
+
+    if not jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        # JAX keeps what it compiles here for the first call
+        run.lower(train_state, x, targets, key, np.int32(0), np.int32(0), evaluation).compile()
 
     def advance(train_state: TrainState, done: int, count: int) -> tuple[TrainState, Array, Any]:
         numbers = np.int32(done), np.int32(count)
-        return compiled(train_state, x, targets, key, *numbers, evaluation)
+        # they are meant to be copied; a `device_put` of their own would take as long as two steps
+        with jax.transfer_guard_host_to_device("allow"):
+            return run(train_state, x, targets, key, *numbers, evaluation)
 
     return _iterate(advance, train_state, start, epochs, epochs_per_call)
+
+
+@lru_cache(maxsize=16)
+def _jit_run(
+    config: StepConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | None,
+    samples: int,
+    batch_size: int,
+    epochs_per_call: int,
+) -> jax.stages.Wrapped:
+    """Return the jitted run, the same function for the same arguments: it is compiled once."""
+    return jax.jit(
+        pure_run(pure_epoch(config, optimizer, mesh), samples, batch_size, epochs_per_call),
+        donate_argnums=0,
+        out_shardings=None if mesh is None else devices.replicated(mesh),
+        compiler_options=_xla.options_for_loops(),
+    )
 
 
 def _put_on_devices(
@@ -150,9 +176,9 @@ def _put_on_devices(
     targets: ArrayLike,
 ) -> tuple[TrainState, Array, ArrayLike, ArrayLike]:
     """Copy train state and key to all devices, and spread the data over them."""
+    train_state, key = devices.copy_to(mesh, (train_state, key))
     if mesh is None:
-        return jax.device_put((train_state, key, x, targets))
-    train_state, key = devices.copy_everywhere(mesh, (train_state, key))
+        return train_state, key, *jax.device_put((x, targets))
     x, targets = (devices.spread(mesh, rows, samples) for rows in (x, targets))
     return train_state, key, x, targets
 
@@ -170,7 +196,10 @@ def _iterate(
         count = min(epochs_per_call - done % epochs_per_call, epochs - done)
         train_state, costs, evaluations = advance(train_state, done, count)
         done += count
-        costs, evaluations = jax.tree.map(lambda a, n=count: a[:n], (costs, evaluations))
+        if count < epochs_per_call:  # slicing takes as long as ten steps of a small network
+            # not a[:n], whose start is a number from the host: a transfer guard would refuse it
+            first = partial(lax.slice_in_dim, start_index=0, limit_index=count)
+            costs, evaluations = jax.tree.map(first, (costs, evaluations))
         yield Progress(done, train_state, costs, evaluations)
 
 

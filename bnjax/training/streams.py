@@ -5,6 +5,7 @@ Each mini-batch is one step (BL.6), the same as in `fit`.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -13,13 +14,14 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, Sharding
 from jax.sharding import PartitionSpec as P
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from bnjax.network import Network
 from bnjax.training import devices
 from bnjax.training.host import as_numbers
 from bnjax.training.runs import Evaluation, Progress, as_pytree
-from bnjax.training.steps import Step, StepConfig, TrainState, build_step
+from bnjax.training.steps import StepConfig, TrainState, build_step
 
 BatchArrays = tuple[ArrayLike, ...]
 
@@ -133,9 +135,9 @@ def fit_batches(
     config = StepConfig(
         "training.fit_batches", net, gradient, devices.mesh_axes(mesh), sync_statistics
     )
-    step = build_step(config, optimizer)
-    programs = {arrays: _jit_step(step, mesh, arrays) for arrays in (2, 3)}  # without mask, with
-    evaluation = jax.jit(as_pytree(evaluate))
+    # without mask, with
+    programs = {arrays: _jit_step(config, optimizer, mesh, arrays) for arrays in (2, 3)}
+    evaluation = as_pytree(evaluate)
     pad = _Padding(mesh)
     sharding = None if mesh is None else devices.row_sharding(mesh)
 
@@ -144,10 +146,7 @@ def fit_batches(
         return prefetch(map(pad, loaded), size=ahead, sharding=sharding)
 
     def iterate(train_state: TrainState) -> Iterator[Progress]:
-        if mesh is None:
-            train_state = jax.device_put(train_state)
-        else:
-            train_state = devices.copy_everywhere(mesh, train_state)
+        train_state = devices.copy_to(mesh, train_state)
         for epoch in range(start + 1, epochs + 1):
             train_state, costs = _train_epoch(programs, train_state, load(epoch), ahead)
             if not costs:
@@ -155,7 +154,7 @@ def fit_batches(
                     "training.fit_batches: `batches` must yield at least one batch; got none in "
                     f"epoch {epoch}. An iterator is empty the second time: return a new one."
                 )
-            found = jax.tree.map(lambda a: a[None], evaluation(train_state))
+            found = jax.tree.map(lambda a: a[None], _evaluate(evaluation, train_state))
             yield Progress(epoch, train_state, jnp.stack(costs)[None], found)
 
     return iterate(train_state)
@@ -210,8 +209,23 @@ class _Padding:
         return *padded, np.arange(self.rows) < len(x)
 
 
-def _jit_step(step: Step, mesh: Mesh | None, arrays: int) -> Callable[..., Any]:
-    """Jit a step, sharded over the mesh if there is one, for batches of so many arrays."""
+@jax.jit
+def _evaluate(evaluation: Partial, train_state: TrainState) -> Any:
+    return evaluation(train_state)
+
+
+@lru_cache(maxsize=16)
+def _jit_step(
+    config: StepConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | None,
+    arrays: int,
+) -> Callable[..., Any]:
+    """Return the jitted step, sharded over the mesh if there is one, for so many arrays a batch.
+
+    It is the same function for the same arguments: it is compiled once.
+    """
+    step = build_step(config, optimizer)
     if mesh is not None:
         rows = P(mesh.axis_names)
         step = jax.shard_map(step, mesh=mesh, in_specs=(P(),) + (rows,) * arrays, out_specs=P())

@@ -6,7 +6,7 @@ Source: S3, its claim that normalization allows much higher learning rates.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -16,6 +16,7 @@ from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
+from bnjax import _xla
 from bnjax.network import Network
 from bnjax.training import steps
 from bnjax.training.epochs import pure_epoch
@@ -116,16 +117,11 @@ def sweep(
     )
     grid = _Grid(hyperparameters, keys)
     grid.check(at_once)
-    begin, train = _network_functions(
-        StepConfig("training.sweep", net, gradient),
-        make_optimizer,
-        samples,
-        batch_size,
-        epochs_per_call,
-    )
+    config = StepConfig("training.sweep", net, gradient)
+    functions = partial(_jit_networks, config, make_optimizer, samples, batch_size, epochs_per_call)
     arrays = cast("tuple[Array, Array]", jax.device_put((x, targets)))
     data = *arrays, as_pytree(evaluate)
-    programs = _choose_size(partial(_compile_programs, begin, train, grid, data), grid, at_once)
+    programs = _choose_size(partial(_compile_programs, functions, grid, data), grid, at_once)
     parts = []
     for first in range(0, grid.networks, programs.size):
         arguments = programs, grid, first, data, epochs, epochs_per_call, report
@@ -173,17 +169,22 @@ class _Programs(NamedTuple):
 
     size: int
     begin: Callable[..., TrainState]
-    train: jax.stages.Compiled
+    train: jax.stages.Wrapped | jax.stages.Compiled
 
 
-def _network_functions(
+@lru_cache(maxsize=16)
+def _jit_networks(
     config: StepConfig,
     make_optimizer: Callable[[Any], optax.GradientTransformation],
     samples: int,
     batch_size: int,
     epochs_per_call: int,
+    size: int,
 ) -> tuple[Callable, Callable]:
-    """Return the functions that initialize and train a single network."""
+    """Return the jitted functions that initialize and train `size` networks side by side.
+
+    They are the same functions for the same arguments: they are compiled once.
+    """
 
     def begin(hyperparameter: Any, key: Array) -> TrainState:
         return steps.init(config.net, make_optimizer(hyperparameter), key)
@@ -194,18 +195,23 @@ def _network_functions(
         order_key = jax.random.fold_in(key, 1)
         return run(train_state, x, targets, order_key, done, count, evaluate)
 
-    return begin, train
+    return jax.jit(_side_by_side(begin, size, 2)), jax.jit(
+        _side_by_side(train, size, 3),
+        donate_argnums=0,
+        compiler_options=_xla.options_for_loops(),
+    )
 
 
 def _compile_programs(
-    begin: Callable, train: Callable, grid: _Grid, data: TrainingData, size: int
+    functions: Callable[[int], tuple[Callable, Any]], grid: _Grid, data: TrainingData, size: int
 ) -> _Programs:
-    """Compile the functions of a single network for `size` networks side by side."""
+    """Compile the functions for `size` networks side by side, unless JAX is not to compile."""
     x, targets, evaluate = data
     members = grid.members(np.arange(size))
-    begin = jax.jit(_side_by_side(begin, size, 2))
+    begin, train = functions(size)
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        return _Programs(size, begin, train)
     train_state = jax.eval_shape(begin, *members)
-    train = jax.jit(_side_by_side(train, size, 3), donate_argnums=0)
     arguments = train_state, *members, x, targets, np.int32(0), np.int32(1), evaluate
     return _Programs(size, begin, train.lower(*arguments).compile())
 
@@ -216,7 +222,7 @@ def _choose_size(
     """Compile the programs for `at_once` networks, or for as many as the memory holds."""
     size = at_once or (1 if jax.default_backend() == "cpu" else grid.networks)
     programs = compile_for(_even_part(grid.networks, size))
-    if at_once is None:
+    if at_once is None and isinstance(programs.train, jax.stages.Compiled):
         fitting = _networks_that_fit(programs.train, programs.size)
         if fitting < programs.size:
             programs = compile_for(_even_part(grid.networks, fitting))
