@@ -106,7 +106,7 @@ def check(run, x, gamma, beta, y_bar, dots, w, eps, weights, tolerance):
     ("eps", "weights"),
     [
         pytest.param(0.0, True, id="weights-0.0"),
-        pytest.param(1e-5, False, id="plain-1e-05"),
+        pytest.param(1e-5, False, id="plain-1e-05", marks=pytest.mark.slow),
         pytest.param(0.0, False, id="plain-0.0", marks=pytest.mark.slow),
         pytest.param(1e-5, True, id="weights-1e-05", marks=pytest.mark.slow),
     ],

@@ -444,6 +444,7 @@ def test_a_batch_over_a_vmap_is_one_batch(rule, rng):
     close((y, *pull_back(y_bar)), (wanted, *bars), 1e-11)
 
 
+@pytest.mark.slow
 def test_the_audit_refuses_a_rule_that_forgets_lambda(rng):
     statistics = jnp.zeros(3), jnp.full(3, 9.0)
 
