@@ -122,6 +122,7 @@ def test_it_is_the_formula_on_hard_channels(hard):
             assert max(found.values()) < 1e-6, found
 
 
+@pytest.mark.slow
 def test_the_usual_formula_fails_there(hard):
     (x, (mean, var), gamma, beta, y_bar), wanted, sizes, slices = hard
     y, pull_back = jax.vjp(lambda x: formula_by_statistics(x, mean, var, gamma, beta), x)
