@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import relative
 
-from bnjax import Moments, batch_norm, ghost_batch_norm, population
+from bnjax import Moments, _xla, batch_norm, ghost_batch_norm, layout, population
 
 RULES = ("vjp", "jvp", "autodiff")
 
@@ -130,6 +130,20 @@ def test_it_works_under(transform, rng):
     else:
         got = jnp.stack([quick_jit(jax.grad(jax.checkpoint(f)))(one) for one in x])
     np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-13)
+
+
+def test_a_gpu_sums_a_group_in_parts(rng):
+    x, w = rng.normal(size=(2, 512, 3)), rng.random((1, 512, 1))
+    parts = layout.merge(jnp.asarray(x), (0, 2), _xla.split_for_gpu)
+    assert parts.shape == (2, 4, 128, 3) and parts.n == 512 and parts.channels == 6
+    np.testing.assert_allclose(parts.sum(parts.view(x)), x.sum(1).ravel(), rtol=1e-12)
+    seen = parts.view_weights(jnp.asarray(w), x.shape)
+    np.testing.assert_allclose(parts.sum(seen * parts.view(x)), (w * x).sum(1).ravel(), rtol=1e-12)
+    np.testing.assert_allclose(parts.sum_weights(seen), np.full(6, w.sum()), rtol=1e-12)
+    assert [_xla.split_for_gpu(n, 3) for n in (3136, 255, 509)] == [(16, 196), (255,), (509,)]
+    lowered = jax.jit(partial(ghost_batch_norm, size=512)).trace(x.reshape(1024, 3))
+    text = {name: lowered.lower(lowering_platforms=(name,)).as_text() for name in ("cuda", "tpu")}
+    assert "2x4x128x3" in text["cuda"] and "2x4x128x3" not in text["tpu"]
 
 
 def test_the_pull_back_saves_x_and_vectors_only():
