@@ -1,12 +1,13 @@
 """Batch normalization, forward and forward + backward, beside the peers and the streaming limit.
 
 Run: python benchmarks/batch_norm.py [--rounds N] [--seconds S] [--shapes 0 3 ...] [--json]
-                                     [--device cpu|gpu] [--forward] [--against REV]
+                                     [--device cpu|gpu] [--forward] [--against REV] [--variants]
 
 Everything under one jit each, interleaved in one process. With --against, only this bnjax and that
-of another revision, by each rule, as the first over the second. "limit" is twice the time of
-`(x * 1.5, dy * 1.5)`, the eight arrays that two passes forward and two backward must move: a row's
-limit / time is the fraction of the measured copy bandwidth that it achieves.
+of another revision, by each rule, as the first over the second. With --variants, `renorm` and eight
+ghost batches beside `batch_norm`, a loop over the groups and a vmap over them. "limit" is twice the
+time of `(x * 1.5, dy * 1.5)`, the eight arrays that two passes forward and two backward must move:
+a row's limit / time is the fraction of the measured copy bandwidth that it achieves.
 """
 
 import argparse
@@ -50,6 +51,27 @@ def over_vmap(x, gamma, beta, *, axis):
         return bnjax.batch_norm(x[None], gamma, beta, axis=axis, axis_name="batch")[0][0]
 
     return jax.vmap(layer, axis_name="batch")(x)
+
+
+def looped(x, gamma, beta, *, axis, groups=8):
+    """Ghost batches by a Python loop."""
+    parts = jnp.split(x, groups)
+    return jnp.concatenate([_layers.ours(part, gamma, beta, axis=axis) for part in parts])
+
+
+def mapped(x, gamma, beta, *, axis, groups=8):
+    """Ghost batches by a vmap of the whole normalization."""
+    f = jax.vmap(partial(_layers.ours, axis=axis), (0, None, None))
+    return f(x.reshape(groups, -1, *x.shape[1:]), gamma, beta).reshape(x.shape)
+
+
+VARIANTS = {
+    BNJAX: _layers.ours,
+    "bnjax.renorm": _layers.renorm,
+    "bnjax, ghosts": _layers.ghosts,
+    "bnjax, loop over groups": looped,
+    "bnjax, vmap over groups": mapped,
+}
 
 
 def jax_candidates() -> tuple[dict[str, Callable[..., jax.Array]], list[str]]:
@@ -152,7 +174,7 @@ def measure(case, options, candidates, torch) -> dict[str, Any]:
         name: {
             "best_ms": 1e3 * min(times),
             "median_ms": 1e3 * statistics.median(times),
-            "to_flax": ratio(times, table[unit]),
+            "to_unit": ratio(times, table[unit]),
             "to_fastest_peer": ratio(times, table[fastest]) if fastest else None,
             "to_limit": min(times) / min(limit),
         }
@@ -185,14 +207,15 @@ def show(result: dict[str, Any], what: str) -> None:
     shape = "x".join(map(str, result["shape"]))
     print(f"\n**{shape}, axis {result['axis']}, {result['dtype']}**, {what}: ", end="")
     print(f"limit {result['limit_ms']:.3f} ms, {result['rounds']} rounds\n")
-    print("| | best ms | median ms | / flax | / fastest JAX peer | / limit |")
+    unit = "flax" if "flax linen" in result["rows"] else BNJAX
+    print(f"| | best ms | median ms | / {unit} | / fastest JAX peer | / limit |")
     print("|---|---:|---:|---:|---:|---:|")
     for name, row in result["rows"].items():
         peer = "" if row["to_fastest_peer"] is None else f"{row['to_fastest_peer']:.2f}"
         mark = " (fastest JAX peer)" if name == result["fastest_jax_peer"] else ""
         print(
             f"| {name}{mark} | {row['best_ms']:.3f} | {row['median_ms']:.3f} "
-            f"| {row['to_flax']:.2f} | {peer} | {row['to_limit']:.2f} |"
+            f"| {row['to_unit']:.2f} | {peer} | {row['to_limit']:.2f} |"
         )
 
 
@@ -204,6 +227,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "gpu"), help="JAX's default otherwise")
     parser.add_argument("--forward", action="store_true", help="the forward pass only")
     parser.add_argument("--against", metavar="REV", help="a commit to be compared with, alone")
+    parser.add_argument("--variants", action="store_true", help="renorm and ghosts, alone")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args()
     if options.device:
@@ -223,6 +247,8 @@ def main() -> None:
             for rule in RULES
         }
         missing, torch = [], None
+    if options.variants:
+        candidates, missing, torch = VARIANTS, [], None
     what = "forward" if options.forward else "forward + backward"
     chosen = [CASES[i] for i in options.shapes] if options.shapes else CASES
     if not options.json:

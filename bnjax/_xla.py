@@ -24,6 +24,8 @@ _MANY_SAMPLES = 1 << 8
 _SMALL = 1 << 17  # numbers up to which short sums matter more than long reads
 _CHAIN = 16  # additions in a row that lose next to nothing
 _CHAIN_OF_SUMS = 8  # beside a sample far out each of them loses as much, and the arrays are small
+_GPU_PARTS = 16  # of a sum between feature axes, at most
+_GPU_ROWS = 128  # samples in such a part, at least: the parts' sums are next to nothing beside them
 
 
 class Reader(enum.IntEnum):
@@ -86,14 +88,18 @@ def as_written(factor: Array) -> Array:
     return lax.optimization_barrier(factor)
 
 
-def separate(partial_sum: Array) -> Array:
+def separate(partial_sum: Array, *, on_gpu: bool) -> Array:
     """Return a partial sum, which XLA then does not merge with the sum over it.
 
     XLA folds a reduction of a reduction into one. On a CPU that is one long chain of additions, in
     which small terms are lost (https://github.com/jax-ml/jax/issues/4199); elsewhere it is one pass
     instead of two. Remove it when XLA:CPU sums pairwise.
+
+    Args:
+        partial_sum: What is summed again.
+        on_gpu: Whether the sum was split for a GPU's sake (`split_for_gpu`).
     """
-    return _behind_barriers(partial_sum, 1)
+    return _behind_barriers(partial_sum, 1, on_gpu=on_gpu)
 
 
 def split_size(size: int, numbers: int) -> tuple[int, ...]:
@@ -108,6 +114,25 @@ def split_size(size: int, numbers: int) -> tuple[int, ...]:
 def split_row(samples: int) -> tuple[int, ...]:
     """Return the sizes into which the samples of a row are split, of which each holds a sum."""
     return _short_factors(samples, _CHAIN_OF_SUMS)
+
+
+def split_for_gpu(size: int, axes: int) -> tuple[int, ...]:
+    """Return the sizes into which samples that feature axes enclose, (G, n, C), are split.
+
+    XLA:GPU splits a long sum over the first axis, and forms two such sums while reading x once. A
+    sum over the middle axis it leaves to G C columns, with few of which it prefers to write out
+    what is summed: a forward and backward pass then moves the batch up to four times more. Remove
+    it when `benchmarks/accelerators.py --who "bnjax, ghosts"` counts no more without it.
+
+    Args:
+        size: n.
+        axes: The axes of the batch, neighbours of one kind merged.
+    """
+    if axes != 3:
+        return (size,)
+    most = min(_GPU_PARTS, max(size // _GPU_ROWS, 1))
+    parts = max(d for d in range(1, most + 1) if size % d == 0)
+    return (parts, size // parts) if parts > 1 else (size,)
 
 
 def _short_factors(size: int, most: int) -> tuple[int, ...]:
@@ -255,11 +280,12 @@ def _is_known(name: str, value: Any) -> bool:
     return True
 
 
-def _behind_barriers(arrays: Tree, number: int) -> Tree:
+def _behind_barriers(arrays: Tree, number: int, *, on_gpu: bool = False) -> Tree:
     def behind(arrays: Tree) -> Tree:
         for _ in range(number):
             # one by one: around several, JAX 0.10 lets all of them vary under shard_map
             arrays = jax.tree.map(lax.optimization_barrier, arrays)
         return arrays
 
-    return lax.platform_dependent(arrays, cpu=behind, default=lambda arrays: arrays)
+    more = {"cuda": behind, "rocm": behind} if on_gpu else {}
+    return lax.platform_dependent(arrays, cpu=behind, default=lambda arrays: arrays, **more)

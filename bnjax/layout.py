@@ -73,12 +73,13 @@ class Layout(NamedTuple):
     def sum(self, t: Array) -> Array:
         """Sum a view over the samples: (channels,)."""
         total = t
+        split = any(parts > 1 for _, parts in self.groups)
         for i, a in enumerate(reversed(self.sample_axes)):
-            total = jnp.sum(_xla.separate(total) if i else total, a)
+            total = jnp.sum(_xla.separate(total, on_gpu=split) if i else total, a)
         if self.samples_per_row > 1:
             total = total.reshape(*_xla.split_row(self.samples_per_row), -1)
             while total.ndim > 1:
-                total = jnp.sum(_xla.separate(total), 0)
+                total = jnp.sum(_xla.separate(total, on_gpu=False), 0)
         return _flat(total)
 
     def sum_weights(self, w: Array) -> Array:
@@ -112,9 +113,9 @@ class Layout(NamedTuple):
 def by_platform(x: Array, features: tuple[int, ...], f: Callable[[Layout], Tree]) -> Tree:
     """Return `f` of the layout of a batch that suits the platform: merged on a CPU, else plain.
 
-    XLA:GPU forms two sums at once, and beside them what they are sums of, from a batch (n, C) or
-    (G, n, C), but not where feature axes enclose two sample axes or more. Merging them there moves
-    nothing, as it may on a TPU.
+    XLA:GPU forms two sums at once, and beside them what they are sums of, from a batch (n, C), but
+    not where feature axes enclose sample axes, as in (G, n, C). There these are merged, which moves
+    nothing, as it may on a TPU, and split again as `_xla.split_for_gpu` says.
 
     Args:
         x: The batch.
@@ -122,10 +123,10 @@ def by_platform(x: Array, features: tuple[int, ...], f: Callable[[Layout], Tree]
         f: Computes the same in every layout, but for rounding.
     """
     layouts = of(x, features), plain(x, features)
-    if layouts[0] == layouts[1]:
-        return f(layouts[0])
     apart = features[-1] - features[0] >= len(features)
-    layouts += (merge(x, features) if apart else layouts[1],)
+    layouts += (merge(x, features, _xla.split_for_gpu) if apart else layouts[1],)
+    if layouts[0] == layouts[1] == layouts[2]:
+        return f(layouts[0])
     cpu, elsewhere, gpu = (lambda _, layout=layout: f(layout) for layout in layouts)
     if layouts[1] == layouts[2]:
         return _xla.by_platform(x, cpu=cpu, elsewhere=elsewhere)

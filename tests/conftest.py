@@ -1,5 +1,5 @@
 import zlib
-from importlib.util import find_spec
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,14 +9,10 @@ from compiling import quickly_compiled
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# helpers of tests that need a peer: without it they cannot be searched for doctests
-NEED = {
-    "equinox_device_checks.py": "equinox",
-    "flax_device_checks.py": "flax",
-    "haiku_device_checks.py": "haiku",
-    "resnet18.py": "flax",
-}
-collect_ignore = [helper for helper, peer in NEED.items() if find_spec(peer) is None]
+# helpers hold no doctests, and some of them import a peer
+collect_ignore = [
+    file.name for file in Path(__file__).parent.glob("*.py") if not file.name.startswith("test_")
+]
 
 
 @pytest.fixture

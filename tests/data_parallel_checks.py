@@ -78,8 +78,8 @@ def test_a_stream_is_shared_by_the_devices(key):
 @pytest.mark.parametrize(
     ("gradient", "check"),
     [
-        ("hand", False),
-        pytest.param("rule", False, marks=pytest.mark.slow),
+        ("rule", False),
+        pytest.param("hand", False, marks=pytest.mark.slow),
         pytest.param("rule", True, marks=pytest.mark.slow),
         pytest.param("hand", True, marks=pytest.mark.slow),
     ],

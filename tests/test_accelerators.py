@@ -47,12 +47,12 @@ def test_the_batch_moves_no_more_often_than_with_flax(counted, target, workload,
 
 
 # a matrix by itself moves more often on a TPU, where XLA writes each group's vectors out for all
-# samples, and in bfloat16 on an H100, 12.1 times: a goal not met
+# samples: a goal not met
 @pytest.mark.parametrize(
     ("target", "workload", "dtype"),
     [
-        ("h100", "8192x512", "float32"),
-        *((target, "32x128x28x28, axis 1", dtype) for target in TARGETS for dtype in DTYPES),
+        *(("h100", workload, dtype) for workload in SHAPES for dtype in DTYPES),
+        *(("v5e", "32x128x28x28, axis 1", dtype) for dtype in DTYPES),
     ],
 )
 def test_ghost_batches_move_no_more_often_than_the_whole(counted, target, workload, dtype):

@@ -107,9 +107,8 @@ def programs(kind, keep_every):
 
 CASES = [
     ("norm", None, "smaller last"),
-    ("norm", 2, "weights"),
-    ("norm output", 1, "equal"),
-    ("baseline", None, "weights"),
+    ("norm output", 2, "weights"),
+    ("baseline", 1, "equal"),
 ]
 MORE = [(kind, k, w) for kind in KINDS for k in (None, 1, 2) for w in WEIGHTS]
 

@@ -63,7 +63,7 @@ def x(rng):
     ("primal", "g", "dtype"),
     [
         (swish, swish, "float32"),
-        (swish, swish, "float64"),
+        pytest.param(swish, swish, "float64", marks=pytest.mark.slow),
         pytest.param(swish, None, "float32", marks=pytest.mark.slow),
         # the forward of the rule, without what it saves
         pytest.param(None, swish, "float32", marks=pytest.mark.slow),
@@ -200,7 +200,13 @@ class Recorder:
         return Compiled()
 
 
-@pytest.mark.parametrize("reference", [True, False], ids=["reference", "differences"])
+@pytest.mark.parametrize(
+    "reference",
+    [
+        pytest.param(True, id="reference"),
+        pytest.param(False, id="differences", marks=pytest.mark.slow),
+    ],
+)
 def test_all_products_are_exact_on_accelerators(x, monkeypatch, reference):
     """On an H100 or a TPU the default would be TF32 or bfloat16, and look like a wrong rule."""
     settings = set()

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from bnjax import audit
 from bnjax.app.commands.audit_cases import DTYPES, range_case
@@ -79,6 +80,7 @@ def test_a_pull_back_that_forms_the_cube_of_r_is_refused_at_every_scale(rng):
         assert failed == {("vjp", "u")}, what
 
 
+@pytest.mark.slow
 def test_the_same_with_its_factors_grouped_is_accepted(rng):
     for what, report in reports(batch_norm_with(grouped), rng, DTYPES).items():
         assert report.ok, f"{what}:\n{report}"

@@ -8,6 +8,7 @@ import re
 import tokenize
 import unicodedata
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,13 @@ def docstrings(file):
             yield text
 
 
+@cache
 def prose(file):
     """The docstrings and comments of a Python file; the text of a document."""
+    return tuple(read_prose(file))
+
+
+def read_prose(file):
     if file.suffix == ".py":
         yield from docstrings(file)
         tokens = tokenize.generate_tokens(io.StringIO(file.read_text()).readline)

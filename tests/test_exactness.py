@@ -107,6 +107,11 @@ QUICK = {
 }
 
 
+# by default offsets that tell apart what may go wrong, with an outlier in the first row or the last
+SOME = {"offsets": [0.0, 1e2, 1e6], "rows": (None, 0, 2)}
+
+
+@pytest.mark.parametrize("data", [SOME, pytest.param({}, marks=pytest.mark.slow)], ids=bool)
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -114,8 +119,8 @@ QUICK = {
         for case in itertools.product(SMALL, ("none", "mask", "weights"))
     ],
 )
-def test_no_offset_and_no_outlier_costs_digits(name, kind):
-    assert not misses(*SMALL[name], kind, 5e-7)
+def test_no_offset_and_no_outlier_costs_digits(name, kind, data):
+    assert not misses(*SMALL[name], kind, 5e-7, **data)
 
 
 @pytest.mark.parametrize(

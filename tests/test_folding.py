@@ -95,7 +95,7 @@ def test_folded_parameters_are_rounded_once(dtype, rng):
         assert np.all(np.abs(np.asarray(layer.b, np.longdouble) - b) <= ulps * rounding)
 
 
-@pytest.mark.parametrize("norm_output", [False, True])
+@pytest.mark.parametrize("norm_output", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_folded_network_is_a_baseline_network_with_the_same_outputs(norm_output, key, rng):
     net = dataclasses.replace(DEEP, norm_output=norm_output)
     params, state = init(net, key)

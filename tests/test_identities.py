@@ -352,7 +352,8 @@ ALIKE = (  # to one that is planted by default
     *("a factor B in the kernel", "a factor B in the cost", "unbiased for biased"),
     *("a biased variance that is right on average", "ε outside of the root"),
     *("a factor B in the output error", "pooled without the means' variance"),
-    "folded without the mean",
+    *("folded without the mean", "biased for unbiased"),
+    "each recursion with the wrong layer's γ",
 )
 
 

@@ -155,6 +155,7 @@ DEALT = [X[k::3] for k in range(3)]  # 4, 4 and 3 of 11
 
 
 @pytest.mark.parametrize("gather", ["average", pytest.param("pool", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("quick_training")
 def test_an_array_is_measured_in_even_batches_that_the_layers_see(gather):
     state = measure_population(NET, PARAMS, X, batch_size=4, gather=gather)
     CHECKS[gather](state, DEALT)
@@ -162,11 +163,13 @@ def test_an_array_is_measured_in_even_batches_that_the_layers_see(gather):
 
 
 @pytest.mark.parametrize("gather", ["pool", pytest.param("average", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("quick_training")
 def test_batches_are_measured_one_after_the_other(gather):
     state = measure_population(NET, PARAMS, (x for x in DEALT), gather=gather)
     CHECKS[gather](state, DEALT)
 
 
+@pytest.mark.usefixtures("quick_training")
 def test_masked_batches_are_measured_without_what_is_masked():
     def padded():
         for x in DEALT:
@@ -176,6 +179,7 @@ def test_masked_batches_are_measured_without_what_is_masked():
     check_pooled(measure_population(NET, PARAMS, padded()), DEALT)
 
 
+@pytest.mark.usefixtures("quick_training")
 def test_measured_on_one_batch_evaluation_is_training():
     state = measure_population(NET, PARAMS, X)
     trained = quick_jit(lambda: bn_apply(NET, PARAMS, UNSEEN, X, train=True)[0])()
@@ -195,6 +199,7 @@ def moments_of(params, x):
 @pytest.mark.parametrize(
     ("data", "more"), [(X, {"batch_size": 4}), (DEALT, {})], ids=["array", "batches"]
 )
+@pytest.mark.usefixtures("quick_training")
 def test_a_function_is_measured_as_the_network_is(data, more, gather):
     wanted = measure_population(NET, PARAMS, X, batch_size=4, gather=gather)
     got = measure_population(moments_of, PARAMS, data, gather=gather, **more)

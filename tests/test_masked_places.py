@@ -36,7 +36,9 @@ def weights(kind, rng):
     return rng.random((7, 3 if kind == "per channel" else 1)) * COUNTS
 
 
-@pytest.mark.parametrize("kind", ["mask", "weights", "per channel"])
+@pytest.mark.parametrize(
+    "kind", ["mask", pytest.param("weights", marks=pytest.mark.slow), "per channel"]
+)
 def test_every_rule_is_the_derivative_of_the_plain_formulas(kind, rng):
     w = weights(kind, rng)
     args = rng.normal(size=(7, 3)), *rng.normal(size=(2, 3))

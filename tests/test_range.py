@@ -106,7 +106,7 @@ def check(run, x, gamma, beta, y_bar, dots, w, eps, weights, tolerance):
     ("eps", "weights"),
     [
         pytest.param(0.0, True, id="weights-0.0"),
-        pytest.param(1e-5, False, id="plain-1e-05"),
+        pytest.param(1e-5, False, id="plain-1e-05", marks=pytest.mark.slow),
         pytest.param(0.0, False, id="plain-0.0", marks=pytest.mark.slow),
         pytest.param(1e-5, True, id="weights-1e-05", marks=pytest.mark.slow),
     ],
@@ -119,7 +119,10 @@ def test_every_scale_is_right_by_every_rule_side_by_side(rule, eps, weights, rng
         check(run, *args, eps, weights, 5e-7)
 
 
-@pytest.mark.parametrize("rule", RULES)
+# the first shift and the sums are the same by every rule
+@pytest.mark.parametrize(
+    "rule", ["vjp", *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("jvp", "autodiff"))]
+)
 def test_one_outlier_beyond_the_range_of_squares_is_a_sample_like_any_other(rule, rng):
     run = both_ways(rule, 1e-5)
     for outlier in (1e15, -1e15, 1e25, 1e-4):
@@ -153,7 +156,11 @@ def test_powers_of_two_change_no_bit(rule, rng):
         np.testing.assert_array_equal((gamma_bar, beta_bar), bars, err_msg=str(k))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, np.float64], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(jnp.float16, marks=pytest.mark.slow), jnp.bfloat16, np.float64],
+    ids=str,
+)
 def test_other_dtypes_reach_as_far_as_their_numbers(dtype, rng):
     wide = jnp.promote_types(dtype, jnp.float32)
     scales = {2: (1e-3, 1.0, 1e3), 8: (1e-150, 1e-80, 1.0, 1e80, 1e140)}[np.dtype(dtype).itemsize]

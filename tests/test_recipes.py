@@ -1,6 +1,7 @@
 """The recipes of docs/: their code runs as it stands, and does what the page says."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from compiling import quick_jit
 
 from bnjax import batch_norm, geometry, normalize, population
 
@@ -37,8 +39,10 @@ def network(rng):
     }
     x, other = jnp.asarray(rng.normal(size=(2, 16, 3))) * 2 + 1
     own = recipes("FROZEN.md", chosen="def forward")
-    moments = own["forward"](params, {}, other)[1]
-    state = {name: population.update(population.init(4, float), m) for name, m in moments.items()}
+    before = {name: population.init(4, float) for name in params}
+    state = quick_jit(lambda p, s, x: own["update"](s, own["forward"](p, {}, x)[1]))(
+        params, before, other
+    )
     return own, params, state, x
 
 
@@ -48,24 +52,28 @@ def same(a, b):
 
 def test_a_frozen_layer_is_a_fixed_map_of_each_sample_and_its_statistics_stay(network):
     own, params, state, x = network
-    y, moments = own["forward"](params, state, x, frozen=("first", "second"))
+    forward = quick_jit(partial(own["forward"], frozen=("first", "second")))
+    y, moments = forward(params, state, x)
     assert moments == {} and own["update"](state, moments) == state
-    one = own["forward"](params, state, x[3:4], frozen=("first", "second"))[0]
+    one = forward(params, state, x[3:4])[0]
     np.testing.assert_allclose(one[0], y[3], rtol=1e-12, atol=1e-14)
-    grads = jax.grad(lambda p: own["forward"](p, state, x, frozen=("first", "second"))[0].sum())
+    grads = quick_jit(jax.grad(lambda p: forward.__wrapped__(p, state, x)[0].sum()))
     assert all(bool(jnp.any(g != 0)) for g in jax.tree.leaves(grads(params)))
 
 
 def test_some_layers_are_frozen_with_their_parameters_and_thawed(network):
     own, params, state, x = network
     own |= recipes("FROZEN.md", chosen="def backbone_fixed", **own)
-    grads, moments = jax.grad(
-        lambda p: (lambda y, m: (y.sum(), m))(*own["backbone_fixed"](p, state, x)), has_aux=True
+    update, forward = map(quick_jit, (own["update"], own["forward"]))
+    grads, moments = quick_jit(
+        jax.grad(
+            lambda p: (lambda y, m: (y.sum(), m))(*own["backbone_fixed"](p, state, x)), has_aux=True
+        )
     )(params)
     assert not any(jnp.any(g) for g in grads["first"].values()) and jnp.any(grads["second"]["W"])
-    after = own["update"](state, moments)
+    after = update(state, moments)
     assert same(after["first"], state["first"]) and not same(after["second"], state["second"])
-    thawed = own["update"](after, own["forward"](params, after, x)[1])
+    thawed = update(after, forward(params, after, x)[1])
     wanted = (
         0.9 * after["first"].mean * 0.1 / 0.19 + 0.1 * (x @ params["first"]["W"]).mean(0) / 0.19
     )
@@ -73,7 +81,7 @@ def test_some_layers_are_frozen_with_their_parameters_and_thawed(network):
     own |= recipes(
         "FROZEN.md", chosen="population.init(params", **own | {"state": after, "params": params}
     )
-    anew = own["update"](own["state"], own["forward"](params, own["state"], x)[1])
+    anew = update(own["state"], forward(params, own["state"], x)[1])
     np.testing.assert_allclose(anew["first"].mean, (x @ params["first"]["W"]).mean(0), rtol=1e-6)
 
 
@@ -90,18 +98,21 @@ def test_two_domains_do_not_see_each_other(rng):
     own |= recipes("FROZEN.md", chosen="def mixed", **own)
     x, (gamma, beta) = rng.normal(size=(2, 6, 3)), rng.normal(size=(2, 2, 3))
     x[1] += 100
-    y, state = own["two_domains"](gamma, beta, population.init((2, 3), float), x)
+    y, state = quick_jit(own["two_domains"])(gamma, beta, population.init((2, 3), float), x)
+    evaluate = quick_jit(own["evaluate"])
     for d in range(2):
         np.testing.assert_allclose(
             y[d], reference.batch_norm(x[d], gamma[d], beta[d])[0], rtol=1e-9
         )
-        evaluated = own["evaluate"](gamma, beta, state, x[d], d)
+        evaluated = evaluate(gamma, beta, state, x[d], d)
         mean, var = x[d].mean(0), x[d].var(0, ddof=1)
         wanted = normalize(x[d], mean, var, gamma[d], beta[d])
         np.testing.assert_allclose(evaluated, wanted, rtol=1e-9)
     order = rng.permutation(12)
     domain = np.repeat([0, 1], 6)[order]
-    both, moments = own["mixed"](gamma, beta, x.reshape(12, 3)[order], jnp.asarray(domain))
+    both, moments = quick_jit(own["mixed"])(
+        gamma, beta, x.reshape(12, 3)[order], jnp.asarray(domain)
+    )
     np.testing.assert_allclose(both, y.reshape(12, 3)[order], rtol=1e-9)
     np.testing.assert_allclose(moments.mean, x.mean(1), rtol=1e-12)
 
@@ -121,9 +132,12 @@ def test_the_gradient_of_a_kernel_is_put_together_from_its_angles(rng):
         )
         return cost(batch_norm(product, gamma, beta)[0])
 
-    angles = own["convolution_angles"](*map(jnp.asarray, (x, kernel, gamma, beta)), cost)
-    got = geometry.gradients(angles).W.reshape(2, 3, 3, 3).transpose(1, 2, 0, 3)
-    np.testing.assert_allclose(got, jax.grad(whole)(jnp.asarray(kernel)), rtol=1e-9, atol=1e-11)
+    @quick_jit
+    def by_angles(*args):
+        return geometry.gradients(own["convolution_angles"](*args, cost)).W
+
+    got = by_angles(x, kernel, gamma, beta).reshape(2, 3, 3, 3).transpose(1, 2, 0, 3)
+    np.testing.assert_allclose(got, quick_jit(jax.grad(whole))(kernel), rtol=1e-9, atol=1e-11)
 
 
 def test_the_page_of_ghost_batches():

@@ -122,6 +122,7 @@ def test_it_is_the_formula_on_hard_channels(hard):
             assert max(found.values()) < 1e-6, found
 
 
+@pytest.mark.slow
 def test_the_usual_formula_fails_there(hard):
     (x, (mean, var), gamma, beta, y_bar), wanted, sizes, slices = hard
     y, pull_back = jax.vjp(lambda x: formula_by_statistics(x, mean, var, gamma, beta), x)
@@ -444,6 +445,7 @@ def test_a_batch_over_a_vmap_is_one_batch(rule, rng):
     close((y, *pull_back(y_bar)), (wanted, *bars), 1e-11)
 
 
+@pytest.mark.slow
 def test_the_audit_refuses_a_rule_that_forgets_lambda(rng):
     statistics = jnp.zeros(3), jnp.full(3, 9.0)
 

@@ -202,6 +202,7 @@ def test_costs_errors_and_angles_are_free_of_the_weights_scale(c):
     check_scale(c, angles_of_the_first_layer, bound=1e-5)
 
 
+@pytest.mark.usefixtures("quick_training")
 def test_pools_and_measured_statistics_are_free_of_the_weights_scale(key):
     net = NETS["bn"]
     params, _ = single(init(net, key))
@@ -321,6 +322,7 @@ def test_what_is_no_weight_makes_cost_and_gradient_nan_where_it_is_traced(name, 
 # --- statistics that saw nothing ------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quick_training")
 def test_evaluation_without_statistics_says_why_or_is_nan(key):
     net = NETS["bn"]
     params, state = init(net, key)
