@@ -195,7 +195,7 @@ def moments_of(params, x):
     return moments
 
 
-@pytest.mark.parametrize("gather", CHECKS)
+@pytest.mark.parametrize("gather", ["pool", pytest.param("average", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("data", "more"), [(X, {"batch_size": 4}), (DEALT, {})], ids=["array", "batches"]
 )

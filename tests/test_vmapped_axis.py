@@ -214,7 +214,7 @@ def test_convolutions_over_two_axes_are_one_batch(rule, rng):
     close(both(x)[1], reference.pull_back(x, y_bar, GAMMA, axis=(2,))[0])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_single_and_half_precision_are_those_of_the_whole(dtype, rng):
     x = jnp.asarray(rng.normal(1e4 if dtype == "float32" else 10, 1, (64, 1, 5)), dtype)
     y_bar = jnp.asarray(rng.normal(size=x.shape), dtype)
