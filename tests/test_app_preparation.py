@@ -28,7 +28,7 @@ TABLE = Preparation(
     columns=COLUMNS,
     label="price",
 )
-CLASSES = Preparation(0.0, 1.0, classes=("no", "ja"))
+CLASSES = Preparation(np.zeros(2), np.array([0.5, 2.0]), classes=("no", "ja"))
 
 
 def written(path, preparation=TABLE, **changes):
@@ -49,24 +49,27 @@ def test_a_preparation_comes_back_to_the_bit(preparation, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"center": "a"}, ("center: expected a number or a list, got 'a'",)),
-        ({"center": [0, 1, 2, True]}, ("center[3]: expected numbers, got True",)),
-        ({"center": [0, 1, 2, 10**400]}, ("center[3]: expected numbers, got 1000",)),
-        ({"center": [0]}, ("spread: expected as many numbers as center has",)),
-        ({"center": [0], "spread": [1]}, ("center: expected 4 numbers",)),
-        ({"spread": [1, 1, 1, 0]}, ("spread[3]: expected numbers, got 0",)),
-        ({"classes": ["a", "a"]}, ("classes: expected different texts",)),
-        ({"classes": [1]}, ("classes[0]: expected texts, got 1",)),
-        ({"classes": ["a", "b"]}, ("classes: expected two or more, or targets",)),
-        ({"targets": []}, ("classes: expected two or more, or targets",)),
+        ({"center": "a"}, ("center: expected a list, got 'a'",)),
+        ({"center": [0, 1, 2, True]}, ("center[3]: expected a number, got True",)),
+        ({"center": [0, 1, 2, 10**400]}, ("center[3]: expected a number, got 1000",)),
+        ({"center": [0]}, ("center: expected 4 numbers",)),
+        ({"spread": [1]}, ("spread: expected 4 numbers",)),
+        ({"spread": [1, 1, 1, 0]}, ("spread[3]: expected a number above 0 or null, got 0",)),
+        ({"classes": ["a", "a"]}, ("classes: expected a list of different texts",)),
+        ({"classes": [1]}, ("classes: expected a list of different texts, two or none, got [1]",)),
+        ({"classes": ["a", "b"]}, ("classes: expected either classes or targets",)),
+        ({"targets": []}, ("classes: expected either classes or targets",)),
         ({"targets": [{"name": "y", "center": 0, "spread": -1}]}, ("targets[0].spread: expected",)),
         ({"targets": [{"name": "y", "center": []}]}, ("targets[0]: expected an object with name",)),
         ({"columns": [7]}, ("columns[0]: expected an object with name, categories, fill",)),
         ({"columns": {}}, ("columns: expected a list",)),
-        ({"columns": [{"name": "a", "categories": [], "fill": None}]}, ("at least one",)),
+        (
+            {"columns": [{"name": "a", "categories": [], "fill": None}]},
+            ("columns[0].categories: expected a list of different texts or null",),
+        ),
         ({"columns": [{"name": "a", "categories": ["b"], "fill": "c"}]}, ("columns[0].fill",)),
         ({"columns": [{"name": "a", "categories": None, "fill": "c"}]}, ("columns[0].fill",)),
-        ({"label": "\ud800"}, ("label: expected a text",)),
+        ({"label": "\ud800"}, ("label: expected text",)),
         ({"more": 1}, ("the whole: expected an object with center, spread",)),
     ],
 )
@@ -126,5 +129,7 @@ def test_a_data_frame_is_scaled_like_the_table(priced):
 
 
 def test_a_preparation_of_another_network_is_refused(priced):
-    (priced / FILE).write_text(json.dumps(to_json(Preparation(0.0, 1.0, classes=("a", "b", "c")))))
-    says(refusal(load_run, priced), "any features and 3 outputs", "got one of 4 and 1")
+    (priced / FILE).write_text(
+        json.dumps(to_json(Preparation(np.zeros(4), np.ones(4), classes=("a", "b", "c"))))
+    )
+    says(refusal(load_run, priced), "4 features and 3 outputs", "got one of 4 and 1")

@@ -34,7 +34,7 @@ class Preparation:
     """What turns raw columns into features, and outputs into predictions.
 
     Attributes:
-        center: What is subtracted from the features, (n_in,) or a scalar.
+        center: What is subtracted from the features, (n_in,), or () in some runs of before.
         spread: What they are divided by then, infinite where a feature is constant.
         classes: The names of the classes in the order of their codes; empty for regression.
         targets: Of a regression; empty for classes.
@@ -42,8 +42,8 @@ class Preparation:
         label: The name of the label's column.
     """
 
-    center: Floats | float
-    spread: Floats | float
+    center: Floats
+    spread: Floats
     classes: tuple[str, ...] = ()
     targets: tuple[Target, ...] = ()
     columns: tuple[Column, ...] = ()
@@ -126,15 +126,13 @@ def fill_values(
     return tuple(found)
 
 
-def scaling_of(
-    x: Floats, scale: str, columns: Sequence[Column] = ()
-) -> tuple[Floats | float, Floats | float]:
+def scaling_of(x: Floats, scale: str, columns: Sequence[Column] = ()) -> tuple[Floats, Floats]:
     """Return the center and the spread of every feature, infinite for a constant one.
 
     Features that stand for a category stay 0 and 1.
     """
     if scale == "none":
-        return 0.0, 1.0
+        return np.zeros(x.shape[1]), np.ones(x.shape[1])
     if scale == "range":
         center, spread = x.min(axis=0), np.ptp(x, axis=0)
     else:
