@@ -13,7 +13,7 @@ pytest.importorskip("sklearn")
 from app_data import refusal, says
 
 from bnjax import bn_apply, init
-from bnjax.app import load_run
+from bnjax.app import load_run, resuming
 from bnjax.app.data import FILE, Column, Preparation, Target, read_preparation, to_json
 from bnjax.app.main import run
 from bnjax.app.options import Train
@@ -133,3 +133,13 @@ def test_a_preparation_of_another_network_is_refused(priced):
         json.dumps(to_json(Preparation(np.zeros(4), np.ones(4), classes=("a", "b", "c"))))
     )
     says(refusal(load_run, priced), "4 features and 3 outputs", "got one of 4 and 1")
+
+
+def test_a_run_of_before_goes_on_with_targets_as_they_are(priced):
+    config = json.loads((priced / "config.json").read_text())
+    for name in ("scale_targets", "missing", "max_size"):
+        del config["options"][name]
+    config["resolved"] = {"data": "digits"}
+    (priced / "config.json").write_text(json.dumps(config))
+    options = resuming.read(Train(resume=str(priced)), frozenset()).options
+    assert options.scale_targets is False and options.missing == "fill"

@@ -9,7 +9,7 @@ import numpy as np
 from bnjax.app.data.encoding import encode, encode_known, to_targets
 from bnjax.app.data.preparation import SCALES, SCALING, Preparation, features_of, prepare
 from bnjax.app.data.raw import BYTES, MAX_SIZE, Floats, check_size
-from bnjax.app.data.sources import EMBEDDED, MISSING, read
+from bnjax.app.data.sources import EMBEDDED, MISSING, read, readable
 from bnjax.app.data.splitting import split
 from bnjax.app.errors import UserError, nearest
 from bnjax.costs import COSTS
@@ -88,39 +88,35 @@ def load(
             split would lack a class.
     """
     _check_options(cost, scale, missing, test_fraction, seed)
-    raw = read(source, label=label, missing=missing, max_size=max_size)
-    if scale == "auto":
-        scale = "range" if raw.images else "standard"
-    n_in = features_of(raw.columns, raw.x.shape[1])
-    size = BYTES * len(raw.x) * n_in
-    check_size(source, f"{len(raw.x)} samples of {n_in} features", size, max_size)
-    regression = cost == "squared_error" and raw.y.dtype.kind == "f"
-    classes, codes = ((), None) if regression else encode(source, raw, cost, max_size)
-    train = test = slice(None)
-    how = "the test set that came with the data"
-    if raw.test is None:
-        train, test = split(source, raw, classes, codes, test_fraction, seed)
-        kind = "seed" if regression else "stratified, seed"
-        counts = f"{len(train)} to train, {len(test)} to test"
-        how = f"{counts} ({100 * test_fraction:g} %, {kind} {seed})"
-    preparation = prepare(source, raw, train, classes, scale, scale_targets, missing)
-    y = raw.y.reshape(len(raw.y), -1) if codes is None else to_targets(codes, len(classes), cost)
-    if raw.test is None:
-        x_test, targets_test = raw.x[test], preparation.scaled(y[test])
-    else:
-        field = f"{source}, {'targets' if regression else 'labels'} of the test set"
-        x_test, targets_test = raw.test[0], encode_known(field, raw.test[1], preparation, cost)
-    return Data(
-        raw.name,
-        preparation.features(raw.x[train]),
-        preparation.scaled(y[train]),
-        preparation.features(x_test),
-        targets_test,
-        preparation,
-        SCALING[scale],
-        how,
-        (*raw.notes, *filled(source, raw.x, preparation.columns)),
-    )
+    with readable(source, max_size):
+        raw = read(source, label=label, missing=missing, max_size=max_size)
+        if scale == "auto":
+            scale = "range" if raw.images else "standard"
+        n_in = features_of(raw.columns, raw.x.shape[1])
+        size = BYTES * len(raw.x) * n_in
+        check_size(source, f"{len(raw.x)} samples of {n_in} features", size, max_size)
+        regression = cost == "squared_error" and raw.y.dtype.kind == "f"
+        classes, codes = ((), None) if regression else encode(source, raw, cost, max_size)
+        train, test, how = split(source, raw, classes, codes, test_fraction, seed)
+        preparation = prepare(source, raw, train, classes, scale, scale_targets, missing)
+        y = raw.y if codes is None else to_targets(codes, len(classes), cost)
+        targets = preparation.scaled(y.reshape(len(y), -1))
+        if raw.test is None:
+            x_test, targets_test = raw.x[test], targets[test]
+        else:
+            field = f"{source}, {'targets' if regression else 'labels'} of the test set"
+            x_test, targets_test = raw.test[0], encode_known(field, raw.test[1], preparation, cost)
+        return Data(
+            raw.name,
+            preparation.features(raw.x[train]),
+            targets[train],
+            preparation.features(x_test),
+            targets_test,
+            preparation,
+            SCALING[scale],
+            how,
+            (*raw.notes, *filled(source, raw.x, preparation.columns)),
+        )
 
 
 def _check_options(cost: str, scale: str, missing: str, test_fraction: float, seed: int) -> None:

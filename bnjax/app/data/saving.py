@@ -125,8 +125,8 @@ def read_preparation(path: Path) -> Preparation:
 
 def _read_json(path: Path) -> Any:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError("it is too large")
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            raise ValueError("it is no file, or too large a one")
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or error
