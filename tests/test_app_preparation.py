@@ -104,7 +104,7 @@ def test_a_table_is_predicted_in_the_targets_own_unit(priced, tmp_path, capsys):
     (tmp_path / "new.csv").write_text(table)
     assert run(["predict", str(priced), str(tmp_path / "new.csv"), "--json"]) == 0
     printed = capsys.readouterr()
-    assert "1 missing values in size are replaced" in printed.err
+    assert "missing values (1 in size) are replaced" in printed.err
     found = json.loads(printed.out)
     rows = (priced / "predictions.csv").read_text().splitlines()
     assert rows[0] == "sample,price,prediction(price)"

@@ -36,7 +36,7 @@ def test_text_is_one_hot_and_missing_values_are_filled_by_the_training_set():
         hot = {1.5: "red", 2.5: "blue", 3.5: "red", 4.5: colour.fill}[y]
         assert x[1:].tolist() == [float(hot == name) for name in ("blue", "red")]
     (note,) = data.notes
-    says(note, "data.csv: 2 missing values in size, colour", "mean or most frequent")
+    says(note, "data.csv: missing values (2 in size, colour)", "mean or most frequent")
 
 
 def test_missing_values_can_be_refused():

@@ -142,7 +142,7 @@ def filled(source: str, x: np.ndarray, columns: tuple) -> tuple[str, ...]:
     names = [columns[i].name or f"column {i}" for i in np.flatnonzero(counts)]
     more = f", … ({len(names)} columns)" if len(names) > 5 else ""
     return (
-        f"{source}: {int(counts.sum())} missing values in {', '.join(names[:5])}{more} are "
+        f"{source}: missing values ({int(counts.sum())} in {', '.join(names[:5])}{more}) are "
         "replaced by the training set's mean or most frequent category",
     )
 
