@@ -1,14 +1,10 @@
 """Batch normalization for JAX: exact, explicit, and every equation executable.
 
-`import bnjax` brings `batch_norm`, `normalize` and `Moments`; every other room is imported when it
-is first asked for.
+A room is imported, and JAX with it, when one of its names is first asked for.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from bnjax.moments import Moments
-from bnjax.norm import batch_norm, normalize
 
 if TYPE_CHECKING:
     from bnjax import (
@@ -34,7 +30,9 @@ if TYPE_CHECKING:
     from bnjax.activations import Activation
     from bnjax.folding import fold, fold_affine
     from bnjax.ghost import ghost_batch_norm
+    from bnjax.moments import Moments
     from bnjax.network import Dense, Network, NormDense, apply, bn_apply, cost, init
+    from bnjax.norm import batch_norm, normalize
     from bnjax.renormalization import renorm
 
 __version__ = "0.1.0"
@@ -77,6 +75,9 @@ __all__ = [
 
 _ROOM_OF = {
     "Activation": "activations",
+    "Moments": "moments",
+    "batch_norm": "norm",
+    "normalize": "norm",
     "fold": "folding",
     "fold_affine": "folding",
     "renorm": "renormalization",

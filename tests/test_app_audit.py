@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from bnjax import own_rules
 from bnjax.app.commands import audit as command
-from bnjax.app.commands import audit_cases
 from bnjax.app.main import run
 
 MODULE = """
@@ -116,7 +116,7 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(audit, refused, argu
 
 @pytest.mark.slow
 def test_alone_it_audits_its_own_rules_in_every_dtype(audit, monkeypatch):
-    every = audit_cases.own_cases(0)
+    every = own_rules.own_cases(0)
     normalizations = {"batch_norm vjp", "batch_norm jvp", "renorm vjp", "renorm jvp"}
     assert {case.rule for case in every} == {
         *normalizations,
@@ -137,8 +137,8 @@ def test_alone_it_audits_its_own_rules_in_every_dtype(audit, monkeypatch):
 
 
 def test_its_own_cases_reach_both_ends_of_the_range():
-    tried = {case.rule: set() for case in audit_cases.own_cases(0)}
-    for case in audit_cases.own_cases(0):
+    tried = {case.rule: set() for case in own_rules.own_cases(0)}
+    for case in own_rules.own_cases(0):
         for what in case.inputs:
             tried[case.rule] |= {end for end in ("1e18", "1e-18", "3e13", "3e-14") if end in what}
     assert tried["batch_norm vjp"] == tried["batch_norm jvp"] == {"1e18", "1e-18", "3e13", "3e-14"}

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import struct
 import tracemalloc
@@ -16,7 +17,17 @@ pytest.importorskip("sklearn")
 
 from app_data import csv, idx, npz, refusal, says
 
-from bnjax.app.data import load, read, read_samples
+from bnjax.app.data import (
+    FILE,
+    Column,
+    Preparation,
+    Target,
+    load,
+    read,
+    read_preparation,
+    read_samples,
+    to_json,
+)
 from bnjax.app.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -158,6 +169,9 @@ def test_a_lack_of_memory_is_a_message(monkeypatch):
     def fail(*args):
         raise MemoryError
 
+    monkeypatch.setattr("bnjax.app.data.loading.prepare", fail)
+    text = refusal(load, npz(x=X, y=Y), cost="softmax_cross_entropy", test_fraction=0.5)
+    says(text, "data.npz: there is not enough memory")
     monkeypatch.setattr("bnjax.app.data.npz._pair", fail)
     for call in (read, partial(read_samples, n_in=2)):
         says(refusal(call, npz(x=X, y=Y)), "data.npz: there is not enough memory", "less data")
@@ -221,6 +235,39 @@ def reheaded(content: bytes, rng: np.random.Generator) -> bytes:
             member = old.read(name)
             new.writestr(name, damaged(member, rng) if rng.random() < 0.7 else member)
     return packed.getvalue()
+
+
+def other(value, rng: np.random.Generator):
+    """Replace a part of what JSON holds."""
+    if isinstance(value, dict | list) and value and rng.random() < 0.8:
+        value = value.copy()
+        keys = list(value) if isinstance(value, dict) else range(len(value))
+        key = keys[rng.integers(len(value))]
+        value[key] = other(value[key], rng)
+        return value
+    odd = [None, True, -1, 0, 1e400, -(10**400), 0.5, "", "red", "\ud800", [], {}, [[]], [None, 1]]
+    return odd[rng.integers(len(odd))]
+
+
+@pytest.mark.slow
+def test_damaged_preparations_are_read_or_refused_in_one_line(rng):
+    columns = Column("size", None, 0.1), Column("colour", ("blue", "red"), "red")
+    good = Preparation(
+        np.zeros(3), np.array([1, 2, np.inf]), (), (Target("y", 1.0, 2.0),), columns, "price"
+    )
+    content = json.dumps(to_json(good)).encode()
+    read_or_refused = {True: 0, False: 0}
+    for case in range(3000):
+        bad = json.dumps(other(json.loads(content), rng)).encode() if case % 2 else None
+        Path(FILE).write_bytes(bad or damaged(content, rng))
+        try:
+            found = read_preparation(Path(FILE))
+            assert found.features(np.zeros((2, len(found.columns) or 3))).shape == (2, 3)
+            read_or_refused[True] += 1
+        except UserError as error:
+            assert len(str(error).splitlines()) == 1
+            read_or_refused[False] += 1
+    assert all(read_or_refused.values())
 
 
 @pytest.mark.slow

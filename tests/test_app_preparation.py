@@ -17,6 +17,7 @@ from bnjax.app import load_run
 from bnjax.app.data import FILE, Column, Preparation, Target, read_preparation, to_json
 from bnjax.app.main import run
 from bnjax.app.options import Train
+from bnjax.app.run import config
 from bnjax.network import Network
 
 COLUMNS = (Column("size", None, 0.1), Column("colour", ("blue", "red"), "red"), Column("", None))
@@ -27,7 +28,7 @@ TABLE = Preparation(
     columns=COLUMNS,
     label="price",
 )
-CLASSES = Preparation(0.0, 1.0, classes=("no", "ja"))
+CLASSES = Preparation(np.zeros(2), np.array([0.5, 2.0]), classes=("no", "ja"))
 
 
 def written(path, preparation=TABLE, **changes):
@@ -48,24 +49,27 @@ def test_a_preparation_comes_back_to_the_bit(preparation, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"center": "a"}, ("center: expected a number or a list, got 'a'",)),
-        ({"center": [0, 1, 2, True]}, ("center[3]: expected numbers, got True",)),
-        ({"center": [0, 1, 2, 10**400]}, ("center[3]: expected numbers, got 1000",)),
-        ({"center": [0]}, ("spread: expected as many numbers as center has",)),
-        ({"center": [0], "spread": [1]}, ("center: expected 4 numbers",)),
-        ({"spread": [1, 1, 1, 0]}, ("spread[3]: expected numbers, got 0",)),
-        ({"classes": ["a", "a"]}, ("classes: expected different texts",)),
-        ({"classes": [1]}, ("classes[0]: expected texts, got 1",)),
-        ({"classes": ["a", "b"]}, ("classes: expected two or more, or targets",)),
-        ({"targets": []}, ("classes: expected two or more, or targets",)),
+        ({"center": "a"}, ("center: expected a list, got 'a'",)),
+        ({"center": [0, 1, 2, True]}, ("center[3]: expected a number, got True",)),
+        ({"center": [0, 1, 2, 10**400]}, ("center[3]: expected a number, got 1000",)),
+        ({"center": [0]}, ("center: expected 4 numbers",)),
+        ({"spread": [1]}, ("spread: expected 4 numbers",)),
+        ({"spread": [1, 1, 1, 0]}, ("spread[3]: expected a number above 0 or null, got 0",)),
+        ({"classes": ["a", "a"]}, ("classes: expected a list of different texts",)),
+        ({"classes": [1]}, ("classes: expected a list of different texts, two or none, got [1]",)),
+        ({"classes": ["a", "b"]}, ("classes: expected either classes or targets",)),
+        ({"targets": []}, ("classes: expected either classes or targets",)),
         ({"targets": [{"name": "y", "center": 0, "spread": -1}]}, ("targets[0].spread: expected",)),
         ({"targets": [{"name": "y", "center": []}]}, ("targets[0]: expected an object with name",)),
         ({"columns": [7]}, ("columns[0]: expected an object with name, categories, fill",)),
         ({"columns": {}}, ("columns: expected a list",)),
-        ({"columns": [{"name": "a", "categories": [], "fill": None}]}, ("at least one",)),
+        (
+            {"columns": [{"name": "a", "categories": [], "fill": None}]},
+            ("columns[0].categories: expected a list of different texts or null",),
+        ),
         ({"columns": [{"name": "a", "categories": ["b"], "fill": "c"}]}, ("columns[0].fill",)),
         ({"columns": [{"name": "a", "categories": None, "fill": "c"}]}, ("columns[0].fill",)),
-        ({"label": "\ud800"}, ("label: expected a text",)),
+        ({"label": "\ud800"}, ("label: expected text",)),
         ({"more": 1}, ("the whole: expected an object with center, spread",)),
     ],
 )
@@ -99,7 +103,7 @@ def test_a_table_is_predicted_in_the_targets_own_unit(priced, tmp_path, capsys):
     (tmp_path / "new.csv").write_text(table)
     assert run(["predict", str(priced), str(tmp_path / "new.csv"), "--json"]) == 0
     printed = capsys.readouterr()
-    assert "1 missing values in size are replaced" in printed.err
+    assert "missing values (1 in size) are replaced" in printed.err
     found = json.loads(printed.out)
     rows = (priced / "predictions.csv").read_text().splitlines()
     assert rows[0] == "sample,price,prediction(price)"
@@ -124,5 +128,16 @@ def test_a_data_frame_is_scaled_like_the_table(priced):
 
 
 def test_a_preparation_of_another_network_is_refused(priced):
-    (priced / FILE).write_text(json.dumps(to_json(Preparation(0.0, 1.0, classes=("a", "b", "c")))))
-    says(refusal(load_run, priced), "4 features and 1 outputs", "says any and 3")
+    (priced / FILE).write_text(
+        json.dumps(to_json(Preparation(np.zeros(4), np.ones(4), classes=("a", "b", "c"))))
+    )
+    says(refusal(load_run, priced), "4 features and 1 outputs", "says 4 and 3")
+
+
+def test_a_run_of_before_goes_on_with_targets_as_they_are(priced):
+    written = json.loads((priced / "config.json").read_text())
+    for name in ("scale_targets", "missing", "max_size"):
+        del written["options"][name]
+    (priced / "config.json").write_text(json.dumps(written))
+    _, options = config.read(priced)
+    assert options.scale_targets is False and options.missing == "fill"

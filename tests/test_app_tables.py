@@ -36,7 +36,7 @@ def test_text_is_one_hot_and_missing_values_are_filled_by_the_training_set():
         hot = {1.5: "red", 2.5: "blue", 3.5: "red", 4.5: colour.fill}[y]
         assert x[1:].tolist() == [float(hot == name) for name in ("blue", "red")]
     (note,) = data.notes
-    says(note, "data.csv: 2 missing values in size, colour", "mean or most frequent")
+    says(note, "data.csv: missing values (2 in size, colour)", "mean or most frequent")
 
 
 def test_missing_values_can_be_refused():
@@ -80,6 +80,8 @@ def test_new_samples_are_prepared_like_the_training_set():
     [
         ("size,colour\n1,gren\n", {}, ("line 2, column 'colour': expected a category", "'gren'")),
         ("size,color\n1,red\n", {}, ("no column 'colour'", "did you mean 'color'?")),
+        ("a,b\n1,red\n", {}, ("no column 'size'",)),
+        ("a,b,price\n1,red,1\n", {}, ("no column 'size'",)),
         ("size,size,colour\n1,1,red\n", {}, ("several columns 'size'",)),
         ("size,colour\nbig,red\n", {}, ("line 2, column 'size': expected a number, got 'big'",)),
         ("size,colour\n1,red\n", {"label": "y"}, ("no column 'y' for --label",)),
@@ -140,6 +142,8 @@ def test_as_many_rows_are_predicted_as_there_are():
     data = load(csv("0,1,2,3\n" + "5,6,7,0\n8,9,7,1\n" * 5), cost="softmax_cross_entropy")
     x, _, _ = samples("0,1,2\n5,6,7\n1,2,3\n", data.preparation)
     assert x.tolist() == [[5, 6, 7], [1, 2, 3]]
+    x, _, _ = samples("2,0,1\n3,3,3\n", data.preparation)
+    assert x.tolist() == [[2, 0, 1], [3, 3, 3]]
     x, _, _ = samples("5,6,7\n0,1,2\n", data.preparation)
     assert x.tolist() == [[5, 6, 7], [0, 1, 2]]
 

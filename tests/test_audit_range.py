@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from bnjax import audit
-from bnjax.app.commands.audit_cases import DTYPES, range_case
+from bnjax.own_rules import DTYPES, range_case
 
 
 def power_of_two_near(a):

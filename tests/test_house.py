@@ -17,6 +17,7 @@ FLOORS = (
     "__init__",
     "layers",
     "identities",
+    "own_rules",
     "training",
     "geometry",
     "backprop",
@@ -43,8 +44,8 @@ FLOORS = (
     "powers_of_two",
     "_xla",
 )
-# what `batch_norm`, `normalize` and `Moments` need, all that `import bnjax` loads
-EAGER = {
+# all that `batch_norm`, `normalize` and `Moments` load
+NORM = {
     "bnjax",
     *("bnjax._checks", "bnjax._xla", "bnjax.collectives", "bnjax.kernel", "bnjax.layout"),
     *("bnjax.moments", "bnjax.norm", "bnjax.rules"),
@@ -102,7 +103,11 @@ def test_who_may_import_more_than_jax(room):
     heads = {name.split(".")[0] for file in files(room) for name in imports(file)}
     allowed = {"jax", "bnjax", *sys.stdlib_module_names}
     # training's NumPy holds data on the host, before they are spread over devices
-    more = {"training": {"optax", "numpy"}, "identities": {"numpy", "optax"}}
+    more = {
+        "training": {"optax", "numpy"},
+        "identities": {"numpy", "optax"},
+        "own_rules": {"numpy"},
+    }
     more["folding"] = {"numpy"}  # float64 on the host, whatever JAX may hold
     more["layers"] = {"equinox", "flax", "haiku", "keras", "numpy"}
     more["audit"] = {"numpy"}  # it judges on the host in float64, whatever JAX is set to
@@ -115,16 +120,18 @@ def test_public_jax_only(file):
     assert "jax._src" not in file.read_text()
 
 
-def test_importing_bnjax_loads_no_extra_and_batch_norm_s_rooms_alone():
-    code = "import sys, bnjax; print(*sys.modules)"
+@pytest.mark.parametrize(
+    ("names", "rooms"), [("", {"bnjax"}), (".batch_norm, bnjax.normalize, bnjax.Moments", NORM)]
+)
+def test_importing_bnjax_loads_what_is_asked_for(names, rooms):
+    code = f"import sys, bnjax; bnjax{names}; print(*sys.modules)"
     process = subprocess.run(
         [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
     )
     loaded = set(process.stdout.split())
-    assert not HEAVY & loaded
-    own = {name for name in loaded if name.split(".")[0] == "bnjax"}
-    assert own == EAGER
-    assert "optax" not in loaded
+    assert not (HEAVY | {"optax"}) & loaded
+    assert {name for name in loaded if name.split(".")[0] == "bnjax"} == rooms
+    assert ("jax" in loaded) == bool(names)
 
 
 def test_importing_the_layers_loads_no_framework():

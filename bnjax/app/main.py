@@ -6,29 +6,25 @@ import difflib
 import io
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import bnjax
 from bnjax.app.errors import UserError
+from bnjax.app.io import signals
 
 _DESCRIPTION = """Batch normalization, trained, checked and explained.
 
 Example: bnjax train --epochs 20 --learning-rate 1
 
 The version: bnjax --version, or -V."""
-_INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    code = _INTERRUPTED
-    with contextlib.suppress(KeyboardInterrupt):  # another one, while the first is reported
-        code = run(sys.argv[1:], keep_programs=True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to be interrupted
-    sys.exit(code)
+    signals.leave_at_once()
+    sys.exit(run(sys.argv[1:], keep_programs=True))
 
 
 def run(arguments: Sequence[str], *, keep_programs: bool = False) -> int:
@@ -57,9 +53,6 @@ def run(arguments: Sequence[str], *, keep_programs: bool = False) -> int:
         )
     except MemoryError as error:
         return _complain(f"not enough memory: {error or 'use less data, or smaller batches'}")
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return _INTERRUPTED
     except BrokenPipeError:
         # whoever read our output has gone; a second failure at exit would print a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -100,7 +93,8 @@ def _given(arguments: Sequence[str]) -> frozenset[str]:
 
 
 def _complain(message: str) -> int:
-    print(f"bnjax: {message}", file=sys.stderr)
+    line = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in message)
+    print(f"bnjax: {line}", file=sys.stderr)
     return 2
 
 

@@ -126,12 +126,7 @@ def fit_batches(
         1 3 (1, 3)
         2 6 (1, 3)
     """
-    if isinstance(batches, Iterator) and epochs - start > 1:
-        raise ValueError(
-            f"training.fit_batches: `batches` must last for {epochs - start} epochs; got an "
-            "iterator, which is empty after one. Pass what can be iterated over again, or a "
-            "function of the epoch that returns it."
-        )
+    _check_lasting(batches, epochs - start)
     config = StepConfig(
         "training.fit_batches", net, gradient, devices.mesh_axes(mesh), sync_statistics
     )
@@ -158,6 +153,16 @@ def fit_batches(
             yield Progress(epoch, train_state, jnp.stack(costs)[None], found)
 
     return iterate(train_state)
+
+
+def _check_lasting(batches: object, epochs: int) -> None:
+    """Raise for an iterator that should last for several epochs."""
+    if isinstance(batches, Iterator) and epochs > 1:
+        raise ValueError(
+            f"training.fit_batches: `batches` must last for {epochs} epochs; got an iterator, "
+            "which is empty after one. Pass what can be iterated over again, or a function of the "
+            "epoch that returns it."
+        )
 
 
 def _train_epoch(

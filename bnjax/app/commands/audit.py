@@ -13,12 +13,12 @@ import jax
 from rich.table import Table
 
 from bnjax import audit as rules
-from bnjax.app.commands.audit_cases import DTYPES, Case, own_cases
 from bnjax.app.errors import UserError, nearest
 from bnjax.app.io import files
 from bnjax.app.io.terminal import console as make_console
 from bnjax.app.options import Audit
 from bnjax.app.run.config import device_name
+from bnjax.own_rules import DTYPES, Case, own_cases
 
 _WORKERS = 2  # compiling is what takes the time, and it leaves Python's lock alone
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from bnjax.app.data.cells import shown
 from bnjax.app.data.preparation import Preparation
-from bnjax.app.data.raw import Floats, Raw
+from bnjax.app.data.raw import BYTES, Floats, Raw, check_size
 from bnjax.app.errors import UserError, nearest
 
 
@@ -40,7 +40,7 @@ def _labels(
     return y.astype(np.int64)
 
 
-def encode(source: str, raw: Raw, cost: str) -> tuple[tuple[str, ...], np.ndarray]:
+def encode(source: str, raw: Raw, cost: str, max_size: float) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the names of the classes and each sample's code, an index into them."""
     field = f"{source}, {raw.target}"
     labels = _labels(raw.y, field, lambda row: place_of(source, raw, row), cost)
@@ -51,6 +51,9 @@ def encode(source: str, raw: Raw, cost: str) -> tuple[tuple[str, ...], np.ndarra
             f"{field}: expected at least two classes, got {shown(names[0])} for all {len(labels)} "
             "samples; check that these are the labels"
         )
+    what = f"an output for each of {len(names)} classes (for regression use squared_error and "
+    size = BYTES * len(labels) * len(names)
+    check_size(field, f"{what}floats throughout)", size, max_size)
     try:
         order = sorted(range(len(names)), key=lambda i: float(names[i]))
     except ValueError:

@@ -7,18 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from bnjax.app.data.encoding import encode, encode_known, to_targets
-from bnjax.app.data.preparation import (
-    SCALES,
-    SCALING,
-    Preparation,
-    expand,
-    features_of,
-    fill_values,
-    scaling_of,
-    targets_of,
-)
-from bnjax.app.data.raw import BYTES, MAX_SIZE, Floats, Raw, check_size
-from bnjax.app.data.sources import EMBEDDED, MISSING, read
+from bnjax.app.data.preparation import SCALES, SCALING, Preparation, features_of, prepare
+from bnjax.app.data.raw import BYTES, MAX_SIZE, Floats, check_size
+from bnjax.app.data.sources import EMBEDDED, MISSING, read, readable
 from bnjax.app.data.splitting import split
 from bnjax.app.errors import UserError, nearest
 from bnjax.costs import COSTS
@@ -96,6 +87,40 @@ def load(
         UserError: the source cannot be read, its labels do not fit the cost, or a side of the
             split would lack a class.
     """
+    _check_options(cost, scale, missing, test_fraction, seed)
+    with readable(source, max_size):
+        raw = read(source, label=label, missing=missing, max_size=max_size)
+        if scale == "auto":
+            scale = "range" if raw.images else "standard"
+        n_in = features_of(raw.columns, raw.x.shape[1])
+        size = BYTES * len(raw.x) * n_in
+        check_size(source, f"{len(raw.x)} samples of {n_in} features", size, max_size)
+        regression = cost == "squared_error" and raw.y.dtype.kind == "f"
+        classes, codes = ((), None) if regression else encode(source, raw, cost, max_size)
+        train, test, how = split(source, raw, classes, codes, test_fraction, seed)
+        preparation = prepare(source, raw, train, classes, scale, scale_targets, missing)
+        y = raw.y if codes is None else to_targets(codes, len(classes), cost)
+        targets = preparation.scaled(y.reshape(len(y), -1))
+        if raw.test is None:
+            x_test, targets_test = raw.x[test], targets[test]
+        else:
+            field = f"{source}, {'targets' if regression else 'labels'} of the test set"
+            x_test, targets_test = raw.test[0], encode_known(field, raw.test[1], preparation, cost)
+        return Data(
+            raw.name,
+            preparation.features(raw.x[train]),
+            targets[train],
+            preparation.features(x_test),
+            targets_test,
+            preparation,
+            SCALING[scale],
+            how,
+            (*raw.notes, *filled(source, raw.x, preparation.columns)),
+        )
+
+
+def _check_options(cost: str, scale: str, missing: str, test_fraction: float, seed: int) -> None:
+    """Refuse names that are unknown and numbers out of their range."""
     for what, value, valid in (
         ("cost", cost, COSTS),
         ("scale", scale, SCALES),
@@ -108,78 +133,6 @@ def load(
     if not 0 <= seed < 2**32:
         raise UserError(f"seed: expected an integer from 0 to {2**32 - 1}, got {seed}")
 
-    raw = read(source, label=label, missing=missing, max_size=max_size)
-    if scale == "auto":
-        scale = "range" if raw.images else "standard"
-    n_in = features_of(raw.columns, raw.x.shape[1])
-    check_size(
-        source, f"{len(raw.x)} samples of {n_in} features", BYTES * len(raw.x) * n_in, max_size
-    )
-    classes, codes = (), None
-    if cost != "squared_error" or raw.y.dtype.kind != "f":
-        classes, codes = encode(source, raw, cost)
-        check_size(
-            f"{source}, {raw.target}",
-            f"one output for each of {len(classes)} classes (for regression use squared_error and "
-            "floats throughout)",
-            BYTES * len(raw.y) * len(classes),
-            max_size,
-        )
-    return _prepare(
-        source,
-        raw,
-        (classes, codes),
-        (cost, scale, scale_targets, missing),
-        (test_fraction, seed),
-    )
-
-
-def _prepare(
-    source: str,
-    raw: Raw,
-    encoded: tuple[tuple[str, ...], np.ndarray | None],
-    how: tuple[str, str, bool, str],
-    splitting: tuple[float, int],
-) -> Data:
-    """Hold out the test set, and prepare both sides by the training set."""
-    (classes, codes), (cost, scale, scale_targets, missing) = encoded, how
-    train = test = slice(None)
-    where = "the test set that came with the data"
-    if raw.test is None:
-        train, test = split(source, raw, classes, codes, *splitting)
-        kind = "seed" if codes is None else "stratified, seed"
-        counts = f"{len(train)} to train, {len(test)} to test"
-        where = f"{counts} ({100 * splitting[0]:g} %, {kind} {splitting[1]})"
-    columns = fill_values(raw.x[train], raw.columns, source, missing)
-    x_train = expand(raw.x[train], columns)
-    center, spread = scaling_of(x_train, scale, columns)
-    targets = ()
-    if codes is None:
-        y = raw.y.reshape(len(raw.y), -1)
-        several = y.shape[1] > 1
-        names = [f"{raw.label}[{i}]" * several or raw.label for i in range(y.shape[1])]
-        targets = targets_of(names, y[train], scale=scale_targets)
-    else:
-        y = to_targets(codes, len(classes), cost)
-    preparation = Preparation(center, spread, classes, targets, columns, raw.label)
-    if raw.test is None:
-        x_test, targets_test = raw.x[test], preparation.scaled(y[test])
-    else:
-        x_test, y_test = raw.test
-        field = f"{source}, {'labels' if classes else 'targets'} of the test set"
-        targets_test = encode_known(field, y_test, preparation, cost)
-    return Data(
-        raw.name,
-        (x_train - center) / spread,
-        preparation.scaled(y[train]),
-        preparation.features(x_test),
-        targets_test,
-        preparation,
-        SCALING[scale],
-        where,
-        (*raw.notes, *filled(source, raw.x, columns)),
-    )
-
 
 def filled(source: str, x: np.ndarray, columns: tuple) -> tuple[str, ...]:
     """Return a note that says how many missing values are filled, and where."""
@@ -189,7 +142,7 @@ def filled(source: str, x: np.ndarray, columns: tuple) -> tuple[str, ...]:
     names = [columns[i].name or f"column {i}" for i in np.flatnonzero(counts)]
     more = f", … ({len(names)} columns)" if len(names) > 5 else ""
     return (
-        f"{source}: {int(counts.sum())} missing values in {', '.join(names[:5])}{more} are "
+        f"{source}: missing values ({int(counts.sum())} in {', '.join(names[:5])}{more}) are "
         "replaced by the training set's mean or most frequent category",
     )
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 
-from bnjax.app.data.raw import Column, Floats
+from bnjax.app.data.raw import Column, Floats, Raw
 from bnjax.app.errors import UserError
 
 SCALES = ("auto", "standard", "range", "none")
@@ -34,7 +34,7 @@ class Preparation:
     """What turns raw columns into features, and outputs into predictions.
 
     Attributes:
-        center: What is subtracted from the features, (n_in,) or a scalar.
+        center: What is subtracted from the features, (n_in,), or () in some runs of before.
         spread: What they are divided by then, infinite where a feature is constant.
         classes: The names of the classes in the order of their codes; empty for regression.
         targets: Of a regression; empty for classes.
@@ -42,8 +42,8 @@ class Preparation:
         label: The name of the label's column.
     """
 
-    center: Floats | float
-    spread: Floats | float
+    center: Floats
+    spread: Floats
     classes: tuple[str, ...] = ()
     targets: tuple[Target, ...] = ()
     columns: tuple[Column, ...] = ()
@@ -56,7 +56,7 @@ class Preparation:
 
     def features(self, x: np.ndarray) -> Floats:
         """Return raw columns, (N, n) as `Raw` has them, as features, (N, n_in), scaled."""
-        return (expand(np.asarray(x, np.float64), self.columns) - self.center) / self.spread
+        return (_expand(np.asarray(x, np.float64), self.columns) - self.center) / self.spread
 
     def scaled(self, targets: Floats) -> Floats:
         """Return targets, (N, n_out), as they are trained on: a regression's scaled."""
@@ -81,12 +81,39 @@ class Preparation:
         return pairs[:, 0], pairs[:, 1]
 
 
+def prepare(
+    source: str,
+    raw: Raw,
+    train: np.ndarray | slice,
+    classes: tuple[str, ...],
+    scale: str,
+    scale_targets: bool,
+    missing: str,
+) -> Preparation:
+    """Make the preparation from the training set; the options are those of `load`."""
+    columns = tuple(
+        column._replace(fill=None if missing == "refuse" else _fill(source, number, column, values))
+        for number, (column, values) in enumerate(zip(raw.columns, raw.x[train].T, strict=False))
+    )
+    center, spread = _scaling(_expand(raw.x[train], columns), scale, columns)
+    targets = ()
+    if not classes:
+        y = raw.y.reshape(len(raw.y), -1)
+        several = y.shape[1] > 1
+        names = [f"{raw.label}[{i}]" if several else raw.label for i in range(y.shape[1])]
+        # the spread of a constant target is infinite: it keeps its unit
+        numbers = np.array(_scaling(y[train], "standard" if scale_targets else "none"))
+        numbers = np.where(np.isfinite(numbers), numbers, 1.0)
+        targets = tuple(map(Target, names, *numbers.tolist()))
+    return Preparation(center, spread, classes, targets, columns, raw.label)
+
+
 def features_of(columns: Sequence[Column], n: int) -> int:
     """Return how many features `n` raw columns have: one for each category, one for a number."""
     return sum(1 if one.categories is None else len(one.categories) for one in columns) or n
 
 
-def expand(x: np.ndarray, columns: Sequence[Column]) -> Floats:
+def _expand(x: np.ndarray, columns: Sequence[Column]) -> Floats:
     """Return numbers as they are and categories one-hot, missing values filled."""
     if not columns:
         return x
@@ -103,38 +130,26 @@ def expand(x: np.ndarray, columns: Sequence[Column]) -> Floats:
     return np.concatenate(parts, axis=1, dtype=np.float64)
 
 
-def fill_values(
-    x: Floats, columns: Sequence[Column], source: str, missing: str
-) -> tuple[Column, ...]:
-    """Return the columns with what replaces a missing value: mean or most frequent category."""
-    found = []
-    for number, column in enumerate(columns):
-        values = x[:, number]
-        values = values[~np.isnan(values)]
-        if missing == "refuse":
-            fill = None
-        elif not values.size:
-            raise UserError(
-                f"{source}, column {column.name or number!r}: expected a value in the training "
-                "set to fill the missing ones with, got none; remove the column"
-            )
-        elif column.categories is None:
-            fill = float(values[0] + np.mean(values - values[0]))
-        else:
-            fill = column.categories[np.bincount(values.astype(int)).argmax()]
-        found.append(column._replace(fill=fill))
-    return tuple(found)
+def _fill(source: str, number: int, column: Column, values: Floats) -> float | str:
+    """Return what replaces a missing value: the mean, or the most frequent category."""
+    values = values[~np.isnan(values)]
+    if not values.size:
+        raise UserError(
+            f"{source}, column {column.name or number!r}: expected a value in the training set to "
+            "fill the missing ones with, got none; remove the column"
+        )
+    if column.categories is None:
+        return float(values[0] + np.mean(values - values[0]))
+    return column.categories[np.bincount(values.astype(int)).argmax()]
 
 
-def scaling_of(
-    x: Floats, scale: str, columns: Sequence[Column] = ()
-) -> tuple[Floats | float, Floats | float]:
+def _scaling(x: Floats, scale: str, columns: Sequence[Column] = ()) -> tuple[Floats, Floats]:
     """Return the center and the spread of every feature, infinite for a constant one.
 
     Features that stand for a category stay 0 and 1.
     """
     if scale == "none":
-        return 0.0, 1.0
+        return np.zeros(x.shape[1]), np.ones(x.shape[1])
     if scale == "range":
         center, spread = x.min(axis=0), np.ptp(x, axis=0)
     else:
@@ -147,14 +162,3 @@ def scaling_of(
         one_hot = np.repeat(*map(np.array, zip(*kinds, strict=True)))
         center, spread = np.where(one_hot, 0.0, center), np.where(one_hot, 1.0, spread)
     return center, spread
-
-
-def targets_of(names: Sequence[str], targets: Floats, *, scale: bool) -> tuple[Target, ...]:
-    """Return the targets of a regression with their center and spread."""
-    if not scale:
-        return tuple(map(Target, names))
-    centers, spreads = scaling_of(targets, "standard")
-    # a constant target keeps its unit
-    spreads = np.where(np.isfinite(spreads), spreads, 1.0)
-    columns = zip(names, np.atleast_1d(centers), np.atleast_1d(spreads), strict=True)
-    return tuple(Target(name, float(center), float(spread)) for name, center, spread in columns)

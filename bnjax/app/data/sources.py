@@ -34,7 +34,7 @@ def read(
     Raises:
         UserError: there is no such source, it does not hold what it should, or it is too large.
     """
-    with _readable(source, max_size):
+    with readable(source, max_size):
         path, kind = Path(source), _kind(source)
         if label is not None and kind not in _TABLES:
             raise UserError(f"{source}: {_NO_LABEL}")
@@ -78,7 +78,7 @@ def read_samples(
     Raises:
         UserError: there is no such source, it does not hold what it should, or it is too large.
     """
-    with _readable(source, max_size):
+    with readable(source, max_size):
         path, kind = Path(source), _kind(source)
         if kind == "folder":
             raise UserError(f"{source}: expected a file, got a folder; name the images' file in it")
@@ -104,7 +104,7 @@ def read_samples(
 
 
 @contextmanager
-def _readable(source: str, max_size: float) -> Iterator[None]:
+def readable(source: str, max_size: float) -> Iterator[None]:
     """Turn what the system refuses into one line."""
     if not 0 < max_size < _LARGEST:
         raise UserError(
@@ -118,8 +118,8 @@ def _readable(source: str, max_size: float) -> Iterator[None]:
         ) from error
     except MemoryError as error:
         raise UserError(
-            f"{source}: there is not enough memory to read it; bring less data, or use a machine "
-            "with more"
+            f"{source}: there is not enough memory for it; bring less data, or use a machine with "
+            "more"
         ) from error
 
 

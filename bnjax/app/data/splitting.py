@@ -17,8 +17,13 @@ def split(
     codes: np.ndarray | None,
     fraction: float,
     seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of the training and of the test set, every class in both."""
+) -> tuple[np.ndarray | slice, np.ndarray | slice, str]:
+    """Return the indices of the training and of the test set, every class in both; how, in words.
+
+    All samples are trained on where a test set came with the data.
+    """
+    if raw.test is not None:
+        return slice(None), slice(0), "the test set that came with the data"
     from sklearn.model_selection import train_test_split  # slow to import
 
     n = len(raw.x)
@@ -49,4 +54,6 @@ def split(
                     f"samples in all); use a {change} test fraction than {fraction:g} or add "
                     "samples"
                 )
-    return train, test
+    how = "seed" if codes is None else "stratified, seed"
+    counts = f"{len(train)} to train, {len(test)} to test"
+    return train, test, f"{counts} ({100 * fraction:g} %, {how} {seed})"

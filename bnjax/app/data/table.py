@@ -1,11 +1,7 @@
 """Reads a table of text, FILE.csv or FILE.tsv, with a header or without, into coded columns."""
 
-import contextlib
-import csv
-import io
 import re
 from collections.abc import Callable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,15 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bnjax.app.data.cells import code, is_decimal, is_missing, is_name, is_number, labels, shown
-from bnjax.app.data.raw import BYTES, Column, Floats, Raw, check_size, opened, read_at_most
+from bnjax.app.data.raw import Column, Floats, Raw
+from bnjax.app.data.rows import Row, read_rows
 from bnjax.app.errors import UserError, nearest
 
-_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _BLOCK = 256  # rows turned into columns at once: they fit into a processor's cache
-_LOOKED_AT = 20  # rows, to tell the delimiter
 _INDEX_NAMES = ("", "Unnamed: 0")  # of the column in which pandas leaves a frame's index
-
-_Row = tuple[int, list[str]]  # the line it begins on, and its cells
 
 
 class Known(NamedTuple):
@@ -35,6 +28,12 @@ class Known(NamedTuple):
         """Return the features' names if columns can be found by them."""
         names = tuple(column.name for column in self.columns)
         return names if all(names) and len(set(names)) == len(names) else ()
+
+    def found_in(self, first: list[str]) -> bool:
+        """Return whether a first line holds the features' names."""
+        if all(map(is_number, self.names)):  # so could a sample
+            return self.names == tuple(first[first[0] == "" :][: len(self.names)]) != ()
+        return not set(self.names).isdisjoint(first)
 
 
 class _Table(NamedTuple):
@@ -84,7 +83,7 @@ class _Table(NamedTuple):
 
 def read(path: Path, label: str | None, missing: str, max_size: float) -> Raw:
     """Read the table at `path`, its labels in the column `label`, the last one if None."""
-    rows = _rows(path, max_size)
+    rows = read_rows(path, max_size)
     header, at = _layout(path, rows, label)
     features = [column for column in range(len(rows[0][1])) if column != at]
     notes = []
@@ -112,27 +111,24 @@ def read_samples(
     path: Path, label: str | None, known: Known, max_size: float
 ) -> tuple[Floats, np.ndarray | None, tuple[str, ...]]:
     """Read features as the network knows them, labels where there are any, and notes."""
-    rows = _rows(path, max_size)
-    first = [cell.strip() for cell in rows[0][1]]
-    width, n = len(first), len(known.columns)
-    notes = ()
-    if known.names and (set(known.names) & set(first) - {""}) and _all_found(path, known, first):
+    rows = read_rows(path, max_size)
+    first, n = [cell.strip() for cell in rows[0][1]], len(known.columns)
+    header, at = None, None
+    named = known.found_in(first)
+    if label is not None or (len(first) == n + 1 and not named):
+        header, at = _layout(path, rows, label)
+    elif named or _is_header(first, _below(rows, len(first)), None):
         header = first
-        features = [first.index(name) for name in known.names]
-        wanted = label or known.label
-        if label is not None and first.count(label) != 1:
-            raise _no_column(path, rows, label, first)
-        at = first.index(wanted) if wanted in first and wanted not in known.names else None
+    notes = ()
+    if named or (header is not None and known.names and not all(map(is_number, known.names))):
+        features = [_find(path, name, first) for name in known.names]
+        if label is None:
+            at = first.index(known.label) if known.label in first else None
         used = (*features, at)
         if ignored := [name for i, name in enumerate(first) if i not in used and name]:
             notes = (f"{path}: not trained on, and left out: {', '.join(map(shown, ignored))}",)
     else:
-        at = None
-        if label is not None or width == n + 1:
-            header, at = _layout(path, rows, label)
-        else:
-            header = first if _is_header(first, _below(rows, width), None) else None
-        features = [column for column in range(width) if column != at]
+        features = [column for column in range(len(first)) if column != at]
         if len(features) != n:
             raise UserError(
                 f"{path}: expected {n} features per sample, as the network was trained on, got "
@@ -147,7 +143,7 @@ def as_columns(x: ArrayLike, columns: tuple[Column, ...]) -> Floats:
     """Return raw columns in Python, (N, n) numbers or text, as `Raw` has those of a table."""
     cells = np.asarray(x)
     numbers = all(column.categories is None for column in columns)
-    if numbers and cells.dtype.kind in "biuf":
+    if not columns or (numbers and cells.dtype.kind in "biuf"):
         return cells.astype(np.float64)
     if cells.ndim != 2 or cells.shape[1] != len(columns):
         raise UserError(
@@ -161,89 +157,23 @@ def as_columns(x: ArrayLike, columns: tuple[Column, ...]) -> Floats:
     return table.code(columns, refuse=True)[0]
 
 
-def _all_found(path: Path, known: Known, first: list[str]) -> bool:
-    """Raise where a header lacks some of the features' names, or has one of them twice."""
-    if any(map(is_number, known.names)) and first != list(known.names):
-        return set(known.names) <= set(first)  # a sample may hold such numbers too
-    for name in known.names:
-        if first.count(name) != 1:
-            problem = "no column" if name not in first else "several columns"
-            raise UserError(
-                f"{path}: the header has {problem} {shown(name)}, which the network was trained "
-                f"on; {nearest(name, first)}"
-            )
-    return True
-
-
-def _rows(path: Path, max_size: float) -> list[_Row]:
-    """Return each row that is not blank with the line it begins on, all of one width."""
-    limit = int(max_size * 2**30)
-    with opened(path) as file:
-        content = read_at_most(file, limit + 1)
-    check_size(path, "the text", len(content), max_size)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
+def _find(path: Path, name: str, header: list[str]) -> int:
+    """Return where a feature is, by its name."""
+    if header.count(name) != 1:
+        problem = "several columns" if name in header else "no column"
         raise UserError(
-            f"{path}, line {line}: expected UTF-8 text, got byte 0x{byte:02x}; save it as UTF-8"
-        ) from error
-    delimiter = _delimiter(path, text)
-    rows: list[_Row] = []
-    line, count = 1, 0
-    try:
-        reader = _reader(text, delimiter)
-        for cells in reader:
-            if any(cells):
-                rows.append((line, cells))
-                count += len(cells)
-                if not len(rows) % 1000:
-                    check_size(path, f"{count} cells", BYTES * count, max_size)
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(
-            f"{path}, line {line}: expected {_DELIMITERS[delimiter]}-separated cells, got a "
-            f"row that cannot be taken apart ({error}); look for an open quote"
-        ) from error
-    if not rows:
-        raise UserError(f"{path}: expected rows of data, got an empty file; add some")
-    return rows
-
-
-def _reader(text: str, delimiter: str):  # noqa: ANN202 (csv's reader has no public type)
-    # strict: an open quote would otherwise swallow the rest of the file
-    source = io.StringIO(text, newline="")
-    return csv.reader(source, strict=True, skipinitialspace=True, delimiter=delimiter)
-
-
-def _delimiter(path: Path, text: str) -> str:
-    """Return what separates the cells: what cuts all of the first rows alike."""
-    if ".tsv" in path.suffixes[-2:]:
-        return "\t"
-    fitting, first = [], {}
-    for delimiter in _DELIMITERS:
-        widths = []
-        with contextlib.suppress(csv.Error):  # reading all of it names the line
-            found = (len(cells) for cells in _reader(text, delimiter) if any(cells))
-            widths.extend(islice(found, _LOOKED_AT))
-        first[delimiter] = widths[0] if widths else 0
-        if len(set(widths)) == 1 and widths[0] > 1:
-            fitting.append(delimiter)
-    if len(fitting) > 1:
-        names = " or ".join(f"{_DELIMITERS[each]}s" for each in fitting)
-        raise UserError(
-            f"{path}, line 1: expected columns separated in one way, got rows that {names} cut "
-            "alike; name the columns in a first line, and write decimals with a point"
+            f"{path}: the header has {problem} {shown(name)}, which the network was trained on; "
+            f"{nearest(name, header)}"
         )
-    return fitting[0] if fitting else max(first, key=first.__getitem__)
+    return header.index(name)
 
 
-def _below(rows: list[_Row], width: int) -> list[list[str]]:
+def _below(rows: list[Row], width: int) -> list[list[str]]:
     return [cells for _, cells in rows[1:] if len(cells) == width]
 
 
 def _body(
-    path: Path, rows: list[_Row], header: list[str] | None
+    path: Path, rows: list[Row], header: list[str] | None
 ) -> tuple[list[int], list[list[str]]]:
     """Return the line of each row of data, and the columns; all rows have the same width."""
     top, width = rows[0][0], len(rows[0][1])
@@ -264,7 +194,7 @@ def _body(
     return [line for line, _ in rows], columns
 
 
-def _layout(path: Path, rows: list[_Row], label: str | None) -> tuple[list[str] | None, int]:
+def _layout(path: Path, rows: list[Row], label: str | None) -> tuple[list[str] | None, int]:
     """Return the header, or None where there is none, and the index of the label's column."""
     first = [cell.strip() for cell in rows[0][1]]
     width = len(first)
@@ -296,7 +226,7 @@ def _layout(path: Path, rows: list[_Row], label: str | None) -> tuple[list[str] 
     return first, first.index(label)
 
 
-def _no_column(path: Path, rows: list[_Row], label: str, first: list[str]) -> UserError:
+def _no_column(path: Path, rows: list[Row], label: str, first: list[str]) -> UserError:
     problem = "several columns" if label in first else "no column"
     return UserError(
         f"{path}, line {rows[0][0]}: the header has {problem} {shown(label)} for --label; "
@@ -306,10 +236,9 @@ def _no_column(path: Path, rows: list[_Row], label: str, first: list[str]) -> Us
 
 def _is_header(first: list[str], below: list[list[str]], at: int | None) -> bool:
     """Tell names from a sample: names stand above numbers, or nowhere below themselves."""
-    if len(first) > 2 and first[first[0] == "" :] == [
-        str(i) for i in range(len(first) - (first[0] == ""))
-    ]:
-        return True  # as pandas numbers columns
+    numbered = first[first[0] == "" :]
+    if len(first) > 2 and numbered == [str(number) for number in range(len(numbered))]:
+        return True  # as pandas numbers columns, the index without a name
     # a decimal is no name: better an error about its neighbour than a sample lost unseen
     if any(is_decimal(cell) for column, cell in enumerate(first) if column != at):
         return False

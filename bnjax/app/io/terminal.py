@@ -15,11 +15,23 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 _LINES = 10  # plain lines per network over a whole run
 
 
+class _PlainConsole(Console):
+    """Shows what text holds: a control character of a file's is no command to the terminal."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        shown = (_printable(each) if isinstance(each, str) else each for each in objects)
+        super().print(*shown, **options)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 def console(*, stderr: bool = False, **options: Any) -> Console:
     """Return the console that prints plain text, without styles where NO_COLOR asks for none."""
     if os.environ.get("NO_COLOR"):
         options["color_system"] = None
-    return Console(stderr=stderr, highlight=False, markup=False, **options)
+    return _PlainConsole(stderr=stderr, highlight=False, markup=False, **options)
 
 
 def say(message: str) -> None:

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import tyro
 
-from bnjax import audit, identities
 from bnjax.app.errors import UserError, nearest
 from bnjax.app.options.values import Flag, check_number, choice, unset
 
@@ -44,6 +43,8 @@ class Verify:
         Raises:
             UserError: A tag or dtype is unknown, or a number is out of its range.
         """
+        from bnjax import identities
+
         valid = [one.tag for one in identities.all()]
         for tag in self.only:
             if tag not in valid and tag not in identities.GROUPS:
@@ -64,6 +65,8 @@ class Verify:
 
     def tags(self) -> frozenset[str]:
         """Return the tags that are meant, groups spelt out."""
+        from bnjax import identities
+
         every = (one.tag for one in identities.all())
         return frozenset(tag for tag in every if {tag, tag.split(".")[0]} & set(self.only))
 
@@ -102,6 +105,8 @@ class Audit:
         Raises:
             UserError: A name has not the form MODULE:NAME or is unknown, or one is missing.
         """
+        from bnjax import audit
+
         if len(self.functions) > 2:
             raise UserError(
                 f"functions: expected F and at most one reference G, got {len(self.functions)}"

@@ -22,9 +22,9 @@ ON_DIVERGENCE = ("stop", "continue")
 class Task:
     """What networks are trained on, and how."""
 
-    data: Annotated[
-        str, tyro.conf.arg(metavar="digits|breast_cancer|FILE.npz|FILE.csv|FILE.tsv|DIR")
-    ] = "digits"
+    data: Annotated[str, tyro.conf.arg(metavar="digits|breast_cancer|FILE.npz|FILE.csv|DIR")] = (
+        "digits"
+    )
     """Embedded data, an npz with arrays x and y (or Keras' x_train, ...), a table of text (CSV or
     TSV, gzipped too), or a folder with MNIST's IDX files."""
     label: Annotated[str | None, unset("COLUMN")] = None

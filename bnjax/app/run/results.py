@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from bnjax import network
 from bnjax.app import data as datasets
 from bnjax.app.errors import UserError
-from bnjax.app.io import files
+from bnjax.app.io import files, signals
 from bnjax.app.io.terminal import say
 from bnjax.app.measures import evaluation
 from bnjax.app.report import pictures, tables
 from bnjax.app.run.folder import RunFolder
 from bnjax.app.run.session import Run, Session
 
-INTERRUPTED, DIVERGED = 130, 3  # exit codes
+DIVERGED = 3  # the exit code
 
 
 def leave(session: Session, began: float, *, interrupted: bool) -> int:
@@ -33,7 +33,7 @@ def leave(session: Session, began: float, *, interrupted: bool) -> int:
     """
     options, folder = session.options, session.folder
     interrupted = interrupted and session.epoch < options.epochs
-    code = DIVERGED if session.stopped else INTERRUPTED if interrupted else 0
+    code = DIVERGED if session.stopped else signals.INTERRUPTED if interrupted else 0
     if folder is None:
         return code
     folder.write(datasets.FILE, datasets.to_json(session.data.preparation))
