@@ -121,6 +121,7 @@ def test_alone_it_audits_its_own_rules_in_every_dtype(audit, monkeypatch):
     assert {case.rule for case in every} == {
         *normalizations,
         "ghost_batch_norm vjp",
+        "accumulate_gradient",
         "normalize",
         "g'",
     }

@@ -1,5 +1,6 @@
 import json
 import signal
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from processes import command, ended, python, until
 from bnjax import bn_apply
 from bnjax.app import load_run
 from bnjax.app.data import load
+from bnjax.app.io import terminal
 from bnjax.app.main import run
 from bnjax.app.run.folder import RunFolder
 
@@ -294,6 +296,7 @@ def test_without_the_extra_one_line_says_what_to_install():
     code = """
 import sys
 sys.modules["tyro"] = None
+from bnjax.app.io import terminal
 from bnjax.app.main import run
 from bnjax.app.run.folder import RunFolder
 sys.exit(run(["train"]))
@@ -303,15 +306,39 @@ sys.exit(run(["train"]))
 
 
 @pytest.mark.slow
-def test_ctrl_c_writes_what_has_been_learnt(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(number, tmp_path):
     folder = tmp_path / "run"
     arguments = ["train", "--epochs", "100000", "--network", "bn", "--hidden", "--norm-output"]
     process = command(*arguments, "--out", folder)
     until(lambda: lines_written(folder), process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = ended(process, code=130)
-    assert "interrupted after epoch" in err and "network" in out
+    assert "interrupted after epoch" in err and f"bnjax train --resume {folder} goes on" in err
     lines = metrics(folder)
+    assert (folder / f"checkpoints/epoch_{lines[-1]['epoch']}.npz").exists() and "network" in out
     with np.load(folder / "params_bn.npz") as saved:
         assert saved["layer0.batches"][0] == lines[-1]["step"]
     assert (folder / "curves.png").exists()
+
+
+@pytest.mark.slow
+def test_the_second_signal_ends_at_once_wherever_it_comes(tmp_path, rng):
+    arguments = ["train", "--epochs", "100000", "--network", "bn", "--hidden", "--norm-output"]
+    for number in range(6):
+        process = command(*arguments, "--out", tmp_path / str(number))
+        time.sleep(rng.uniform(0.3, 6))  # while importing, compiling, training
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+        _, err = ended(process, code=130)
+        assert err.count("bnjax: interrupted\n") <= 1 and "interrupted" in err
+        assert "Traceback" not in err and "Error" not in err
+
+
+def test_no_style_without_colour_and_no_command_to_the_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    terminal.say("a\x1b[31mb\udcff é\n")
+    terminal.console().print("bold", style="bold")
+    printed = capsys.readouterr()
+    assert printed.err == "a\\x1b[31mb\\udcff é\n\n" and printed.out == "bold\n"

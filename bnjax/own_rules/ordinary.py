@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnjax import batch_norm, ghost_batch_norm, normalize, renorm
+from bnjax.accumulation import accumulate_gradient
 from bnjax.activations import ACTIVATIONS, Activation
 from bnjax.own_rules.case import Arguments, Case, cast
 from bnjax.own_rules.plain import BOUNDS, plain_normalize, plain_renorm
@@ -26,6 +27,7 @@ def ordinary_cases(rng: np.random.Generator) -> list[Case]:
     cases = [_batch("vjp", *batch, rng) for batch in _BATCHES]
     cases += [_batch("jvp", *batch, rng) for batch in _BATCHES[::3]]
     cases += [_ghost_batches(rng), _given_statistics(rng), _renormalization("vjp", rng)]
+    cases.append(_accumulation(rng))
     y = rng.normal(size=7)
     cases.append(Case("g'", _by_g_prime, _by_autodiff, {"all activations": partial(cast, (y,))}))
     return cases
@@ -69,6 +71,41 @@ def _ghost_batches(rng: Any) -> Case:
     args = rng.normal(size=(5, 2, 3)) * 2 + 1, *rng.normal(size=(2, 3))
     what = "(5, 2, 3), groups of 2, weights"
     return Case("ghost_batch_norm vjp", f, g, {what: partial(cast, args)})
+
+
+def _accumulation(rng: np.random.Generator) -> Case:
+    u, w = rng.normal(size=(2, 3, 2)), rng.uniform(0.2, 2, (2, 3))  # two micro-batches of three
+    w[1, 2] = 0
+
+    def accumulated(W: Any, gamma: Any, beta: Any, V: Any) -> Any:
+        segments = (
+            lambda W, u: (u @ W, ()),
+            lambda V, carry, t: jnp.sum(jnp.tanh(carry[0]) @ V, -1),
+        )
+        params = (W, gamma, beta), V
+        inputs, weights = jnp.asarray(u, W.dtype), jnp.asarray(w, W.dtype)
+        (cost, _), grads = accumulate_gradient(segments, params, inputs, inputs, weights, eps=0.1)
+        return cost, (*grads[0], grads[1])
+
+    @jax.custom_vjp
+    def f(W: Any, gamma: Any, beta: Any, V: Any) -> Any:
+        return accumulated(W, gamma, beta, V)[0]
+
+    f.defvjp(
+        accumulated, lambda grads, bar: jax.tree.map(lambda g: (bar * g).astype(g.dtype), grads)
+    )
+
+    def g(W: Any, gamma: Any, beta: Any, V: Any) -> Any:
+        x, weights = (
+            jnp.asarray(u.reshape(6, 2), W.dtype) @ W,
+            jnp.asarray(w.reshape(6, 1), W.dtype),
+        )
+        y, _ = batch_norm(x, gamma, beta, where=weights, eps=0.1, rule="autodiff")
+        return jnp.sum(weights * (jnp.tanh(y) @ V)) / jnp.sum(weights)
+
+    args = rng.normal(size=(2, 3)), *rng.normal(size=(2, 3)), rng.normal(size=(3, 1))
+    inputs = {"2 micro-batches of (3, 3), weights": partial(cast, args)}
+    return Case("accumulate_gradient", f, g, inputs, ("value", "vjp"))
 
 
 def _given_statistics(rng: np.random.Generator) -> Case:
