@@ -8,6 +8,7 @@ import pytest
 from app_runs import lines_written, metrics
 from compiling import quick_flags
 from processes import command, ended, python, until
+from rich.table import Table
 
 from bnjax import bn_apply
 from bnjax.app import load_run
@@ -333,6 +334,13 @@ def test_the_second_signal_ends_at_once_wherever_it_comes(tmp_path, rng):
         _, err = ended(process, code=130)
         assert err.count("bnjax: interrupted\n") <= 1 and "interrupted" in err
         assert "Traceback" not in err and "Error" not in err
+
+
+def test_a_table_that_does_not_fit_is_printed_row_by_row(capsys):
+    table = Table("network", "samples/s")
+    table.add_row("baseline", "205,896")
+    terminal.console(width=12).print(table)
+    assert capsys.readouterr().out == "network: baseline\n  samples/s: 205,896\n"
 
 
 def test_no_style_without_colour_and_no_command_to_the_terminal(capsys, monkeypatch):

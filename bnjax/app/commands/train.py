@@ -113,7 +113,7 @@ def _train(run: Session, asked_to_stop: list[int]) -> bool:
     options, names, classify = run.options, tuple(run.runs), bool(run.data.classes)
     compiled = {name: epochs.compile_training(run, one) for name, one in run.runs.items()}
     recorder = _recorder(run)
-    compare_at = {1: "start", (options.epochs + 1) // 2: "middle"}
+    compare_at = {(options.epochs + 1) // 2: "middle", 1: "start"}
     stop = False
     with TrainingProgress(names, options.epochs, silent=not processes.is_first()) as progress:
         for epoch in range(run.epoch + 1, options.epochs + 1):

@@ -113,7 +113,7 @@ def _progress(equations: int, cases: int) -> Iterator[Any]:
     console = make_console(stderr=True)
     if not console.is_terminal or console.is_dumb_terminal:
         message = (
-            f"checking {equations} equation{'s' * (equations != 1)}, each on {cases} random cases"
+            f"checking {_count(equations, 'equation')}, each on {_count(cases, 'random case')}"
         )
         console.print(message)
         yield lambda: None
@@ -217,7 +217,7 @@ def _print_summary(
     failures = f"{len(short)} fall{'s' if len(short) == 1 else ''} short"
     _print_line(
         console,
-        f"{summary['equations']} equations, {summary['checks']} checks, {failures}; "
+        f"{_count(len(chosen), 'equation')}, {_count(summary['checks'], 'check')}, {failures}; "
         f"worst scaled error {worst or 'none'}; {summary['device']}, {summary['seconds']:.1f} s",
     )
     _print_line(
@@ -241,6 +241,10 @@ def _shortfall(check: Check, options: Verify) -> str:
         limit = options.tolerance or identities.TOLERANCE[result.dtype]
         what = f"scaled error {result.error:.1e} > {limit:g}"
     return f"{result.tag} falls short: {what}; to repeat: {check.repeat()}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _print_line(console: Console, line: str) -> None:

@@ -11,16 +11,35 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 _LINES = 10  # plain lines per network over a whole run
 
 
 class _PlainConsole(Console):
-    """Shows what text holds: a control character of a file's is no command to the terminal."""
+    """Shows what text holds: a control character of a file's is no command to the terminal.
+
+    A table whose words do not fit side by side is printed row by row, no word cut.
+    """
 
     def print(self, *objects: Any, **options: Any) -> None:
-        shown = (_printable(each) if isinstance(each, str) else each for each in objects)
+        shown = []
+        for each in objects:
+            if isinstance(each, Table):
+                room = self.options.update(max_width=10_000)
+                if self.measure(each, options=room).minimum > self.width:
+                    each, options = _rows(each), options | {"soft_wrap": True}
+            shown.append(_printable(each) if isinstance(each, str) else each)
         super().print(*shown, **options)
+
+
+def _rows(table: Table) -> str:
+    titles = [column.header for column in table.columns]
+    blocks = []
+    for cells in zip(*(column.cells for column in table.columns), strict=True):
+        pairs = zip(titles, cells, strict=True)
+        blocks.append("\n  ".join(f"{title}: {cell}" for title, cell in pairs if cell != ""))
+    return "\n".join([str(table.title)] * bool(table.title) + blocks)
 
 
 def _printable(text: str) -> str:

@@ -102,7 +102,7 @@ def show(summary: dict[str, Any]) -> None:
             changed = figures["folded"]["test_predictions_changed"]
             console.print(f"folded.npz is not written: folding changes {changed} test predictions")
     if summary["gradient_difference"]:
-        table = Table("relative difference of the gradients, by hand and by autodiff")
+        table = Table("gradients: by hand and by JAX differ by")
         for title in ("W", "γ", "β"):
             table.add_column(title, justify="right")
         for moment, differences in summary["gradient_difference"].items():
