@@ -56,9 +56,9 @@ def _child(every: int, epochs: int) -> None:
     def timed(name: str, into: str) -> None:
         plain = getattr(diagnostics.Recorder, name)
 
-        def method(self: Any, *args: Any) -> Any:
+        def method(self: Any, *args: Any, **more: Any) -> Any:
             before, counted = time.process_time(), sum(spent[key] for key in ("start", "looks"))
-            result = plain(self, *args)
+            result = plain(self, *args, **more)
             spent["ended"] = time.process_time()
             inner = spent["start"] + spent["looks"] - counted  # what it called is counted already
             spent[into] += spent["ended"] - before - inner

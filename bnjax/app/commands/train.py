@@ -163,20 +163,15 @@ def _recorder(run: Session) -> Recorder | None:
     if not options.diagnostics or run.folder is None:
         return None
     x, targets = jnp.asarray(data.x_train), jnp.asarray(data.targets_train)
-    recorder = Recorder(
+    return Recorder(
         run.folder,
         {name: one.net for name, one in run.runs.items()},
         {name: one.state.params for name, one in run.runs.items()},
         choose_batch(x, targets, batch_size=run.batch_size, seed=options.seed),
         every=options.diagnostics,
         epochs=options.epochs,
+        start=run.epoch,
     )
-    if run.epoch:
-        recorder.take_up(run.epoch)
-    else:
-        for name, one in run.runs.items():
-            recorder.look(name, one.state.params, 0)
-    return recorder
 
 
 def _figures(run: Session, line: Line) -> tuple[str, float]:

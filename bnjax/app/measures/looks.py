@@ -50,8 +50,9 @@ class Recorder:
         *,
         every: int,
         epochs: int,
+        start: int = 0,
     ) -> None:
-        """Prepare the looks.
+        """Look for the first time, or take up what was seen so far.
 
         Args:
             folder: Where geometry.npz is written.
@@ -60,6 +61,7 @@ class Recorder:
             batch: The samples to look at, from `choose_batch`.
             every: Epochs between two looks.
             epochs: All epochs of the run.
+            start: The epoch that it goes on from.
         """
         self._folder, self._batch, self._every = folder, batch, every
         looks = epochs // every
@@ -68,6 +70,11 @@ class Recorder:
         }
         self._rows: dict[str, list[np.ndarray]] = {name: [] for name in nets}
         self._next = 0.0  # when the file may be written again
+        if start:
+            self._take_up(start)
+        else:
+            for name in nets:
+                self.look(name, params[name], 0)
 
     def look(self, name: str, params: Params, epoch: int) -> dict[str, list[float]]:
         """Look at one network after an epoch, if it is one of those to look at.
@@ -93,8 +100,7 @@ class Recorder:
         ended = time.monotonic()
         self._next = ended + (ended - began) / _WRITING
 
-    def take_up(self, epoch: int) -> None:
-        """Take up what was seen up to an epoch."""
+    def _take_up(self, epoch: int) -> None:
         try:
             found = read(self._folder.path)[1]
             for name in self._rows:
