@@ -329,6 +329,7 @@ def test_keeping_is_for_the_whole_batch():
 # --- the page -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_s_code_runs_and_counts_right(rng, key):
     """The recipe with optax.MultiSteps is the step with separate micro-batches."""
     whole_batch, recipe, own = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -29,6 +29,7 @@ def pretend(monkeypatch):
     return install
 
 
+@pytest.mark.slow
 def test_a_few_equations_hold_in_a_process_of_their_own():
     arguments = ["--only", "BN.2", "P.6", "E.3", "--cases", 2, "--json"]
     out, err = ended(start("verify", *arguments, XLA_FLAGS=quick_flags()))

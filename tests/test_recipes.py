@@ -140,6 +140,7 @@ def test_the_gradient_of_a_kernel_is_put_together_from_its_angles(rng):
     np.testing.assert_allclose(got, quick_jit(jax.grad(whole))(kernel), rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_the_page_of_ghost_batches():
     state = recipes("GHOST.md", chosen="ghost_batch_norm")["state"]
     assert state.batches.tolist() == [1] * 8

@@ -406,6 +406,7 @@ def test_wrong_arguments_are_refused(call, error, message):
         call()
 
 
+@pytest.mark.slow
 def test_the_code_of_the_page_runs(rng):
     page = (Path(__file__).parents[1] / "docs" / "RENORM.md").read_text()
     names = {}
