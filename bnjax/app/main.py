@@ -57,6 +57,10 @@ def run(arguments: Sequence[str], *, keep_programs: bool = False) -> int:
         # whoever read our output has gone; a second failure at exit would print a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        if not isinstance(error, _jax_errors()):
+            raise
+        return _complain(f"JAX cannot run this: {str(error).splitlines()[0]}")
 
 
 def _run(arguments: Sequence[str], keep_programs: bool) -> int:
@@ -74,10 +78,18 @@ def _run(arguments: Sequence[str], keep_programs: bool) -> int:
         from bnjax.app.io import programs
 
         programs.keep()
+    import jax
+
+    jax.config.update("jax_transfer_guard", "allow")  # a guard is for the user's own programs
     call = _load(arguments[0])
     if isinstance(command, options.Train):
         return call(command, given=_given(arguments))
     return call(command)
+
+
+def _jax_errors() -> tuple[type[Exception], ...]:
+    """Return what JAX raises where a device has too little memory, or is lost."""
+    return (sys.modules["jax"].errors.JaxRuntimeError,) if "jax" in sys.modules else ()
 
 
 def _load(name: str) -> Callable[..., int]:
