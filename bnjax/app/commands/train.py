@@ -59,6 +59,7 @@ def _begin(options: Train, given: frozenset[str], stack: contextlib.ExitStack) -
         options = config.beside(options, given, own)
         if results.finished(path, options.epochs):
             if processes.is_first():
+                results.draw_missing(path, own)
                 say(
                     f"the run in {path} is finished: {options.epochs} epochs; more with --epochs, "
                     f"predictions with bnjax predict {path} FILE"
