@@ -16,9 +16,9 @@ import numpy as np
 from bnjax.app.data.preparation import Preparation, Target, features_of
 from bnjax.app.data.raw import Column
 from bnjax.app.errors import UserError
+from bnjax.app.io import files
 
 FILE = "preparation.json"
-_LARGEST = 2**28  # bytes; a feature takes some 40
 
 
 def to_json(preparation: Preparation) -> dict[str, Any]:
@@ -46,8 +46,7 @@ def read_preparation(path: Path) -> Preparation:
         UserError: It cannot be read, or a part of it is not what it should be.
     """
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError("it is too large")
+        files.check_plain(path)
         found = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_constant)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error

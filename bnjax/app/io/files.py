@@ -17,6 +17,8 @@ from bnjax.app.errors import UserError
 
 T = TypeVar("T")
 
+_MOST_JSON = 2**28  # bytes; a feature takes some 40 in preparation.json
+
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -95,6 +97,21 @@ def to_json(value: Any, indent: int = 0) -> bytes:
     return msgspec.json.format(text, indent=indent) if indent else text
 
 
+def check_plain(path: Path, most: float = _MOST_JSON) -> None:
+    """Refuse what would hang or fill the memory when it is read: a pipe, a device, too large.
+
+    Raises:
+        OSError: It is not there, is no plain file, or has more bytes than `most`.
+    """
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.EISDIR, "Is a directory", str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is a pipe or a device, not a file", str(path))
+    if found.st_size > most:
+        raise OSError(errno.EFBIG, f"has more than {most:,} bytes", str(path))
+
+
 def read_json(path: Path, schema: type[T], way_out: str) -> T:
     """Read a file of JSON that must have the form of `schema`.
 
@@ -107,6 +124,7 @@ def read_json(path: Path, schema: type[T], way_out: str) -> T:
         UserError: The file cannot be read, is not JSON, or has another form: it names the key.
     """
     try:
+        check_plain(path)
         return msgspec.json.decode(path.read_bytes(), type=schema)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: {reason(error)}; {way_out}") from None

@@ -4,7 +4,7 @@ import dataclasses
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,9 @@ class Resolved(TypedDict):
 
     data: str  # absolute
     digest: str
-    batch_size: int
-    learning_rate: float | None  # None for a sweep
-    devices: int
+    batch_size: Annotated[int, msgspec.Meta(ge=1)]
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] | None  # None for a sweep
+    devices: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Config(TypedDict):
@@ -71,6 +71,8 @@ def read(path: Path) -> tuple[Config, Train]:
             f"bnjax train --out {path}"
         )
     config = files.read_json(file, Config, way_out)
+    if config["resolved"]["learning_rate"] is None:
+        raise UserError(f"{file}: expected a learning rate, got null; {way_out}")
     fields = {field.name for field in dataclasses.fields(Train)}
     try:
         if unknown := config["options"].keys() - fields:

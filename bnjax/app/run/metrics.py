@@ -1,5 +1,6 @@
 """metrics.jsonl: one line of JSON for each network and epoch."""
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -61,7 +62,10 @@ def lines(path: Path) -> Iterator[tuple[Line, int]]:
     """
     file = path / FILE
     try:
-        content = file.read_bytes() if file.exists() else b""
+        files.check_plain(file, most=math.inf)
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise UserError(f"{file}: {files.reason(error)}; see to its permissions") from None
     end = 0
