@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-from functools import cache
 
 import numpy as np
 import pytest
@@ -11,12 +10,10 @@ from processes import TESTS, command, ended, python
 
 pytest.importorskip("tyro")
 
-from app_runs import summary_of
+from app_runs import compiled_once, summary_of
 
 from bnjax.app.main import run
-from bnjax.app.measures import evaluation, looks
-from bnjax.app.report import pictures
-from bnjax.app.run import metrics, networks
+from bnjax.app.run import metrics
 
 pytestmark = pytest.mark.slow
 
@@ -25,31 +22,8 @@ KILLS = 10  # of each, chosen anywhere; and one for each kind of change to each 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once():
-    """Each run finds what the first has compiled; its pictures are not drawn, but written."""
-    after_epoch, make_look = evaluation.after_epoch, looks.make_look
-    evaluations, seen = {}, {}
-
-    def evaluated(net, data, **more):
-        if net not in evaluations:
-            evaluations[net] = after_epoch(net, data, **more)
-        return evaluations[net]
-
-    def look(net, params, batch, *, looks):
-        if net not in seen:
-            seen[net] = make_look(net, params, batch, looks=looks)
-        return seen[net]
-
-    def drawn(file, **more):
-        for _ in range(3):
-            file.write(bytes(10_000))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "after_epoch", evaluated)
-        patch.setattr(looks, "make_look", look)
-        patch.setattr(networks, "make_optimizer", cache(networks.make_optimizer))
-        patch.setattr(pictures, "curves", drawn)
-        patch.setattr(pictures, "inputs", drawn)
+def many_runs():
+    with compiled_once(draw=False):
         yield
 
 

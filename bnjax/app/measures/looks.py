@@ -137,10 +137,10 @@ def read(path: Path) -> tuple[Batch, dict[str, np.ndarray]]:
         raise ValueError(f"it does not hold {' and '.join(_BATCH)}")
     x, targets = (arrays.pop(name) for name in _BATCH)
     for name, array in (("x", x), ("targets", targets)):
-        if array.ndim != 2 or not array.size or len(array) != len(x) or array.dtype.kind != "f":
-            raise ValueError(
-                f"{name} is {array.dtype}{array.shape}, no numbers of {len(x)} samples"
-            )
+        if array.ndim != 2 or not array.size or array.dtype.kind != "f":
+            raise ValueError(f"{name} is {array.dtype}{array.shape}, not a row for each sample")
+    if len(x) != len(targets):
+        raise ValueError(f"it has {len(x)} samples and {len(targets)} targets")
     return (jnp.asarray(x), jnp.asarray(targets)), arrays
 
 
