@@ -99,14 +99,16 @@ def test_a_run_of_awkward_names_comes_to_its_end(whole, capsys):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_data_whose_name_is_no_text_end_in_a_finished_run(table, tmp_path, capsys):
-    data = tmp_path / os.fsdecode(b"\xff$\\foo$.csv")
+    data, folder = (tmp_path / os.fsdecode(name) for name in (b"\xff$\\foo$.csv", b"run\xfe"))
     data.write_bytes(table)
-    assert run(["train", "--data", str(data), *TASK, "--out", str(tmp_path / "run")]) == 0
-    assert summary_of(tmp_path / "run")["finished"]
-    assert (tmp_path / "run" / "curves.png").exists() and "cannot" not in capsys.readouterr().err
-    (tmp_path / "run" / "summary.json").unlink()
-    assert run(["train", "--resume", str(tmp_path / "run")]) == 0
-    assert run(["predict", str(tmp_path / "run"), str(data)]) == 0
+    assert run(["train", "--data", str(data), *TASK, "--out", str(folder), "--json"]) == 0
+    assert summary_of(folder)["finished"]
+    assert (folder / "curves.png").exists() and "cannot" not in capsys.readouterr().err
+    (folder / "summary.json").unlink()
+    assert run(["train", "--resume", str(folder)]) == 0
+    assert summary_of(folder)["finished"]
+    assert run(["predict", str(folder), str(data)]) == 0
+    assert run(["explain", str(folder), "--json"]) == 0
 
 
 def test_a_kill_before_the_pictures_does_not_cost_them(whole, tmp_path, capsys):
@@ -171,11 +173,11 @@ def test_going_on_changes_nothing_that_a_link_leads_to(name, begun, tmp_path, ca
     (begun / name).symlink_to(outside)
     with (begun / "metrics.jsonl").open("a") as file:
         file.write('{"torn')
-    before = {file: file.read_bytes() for file in (outside, *outside.rglob("*")) if file.is_file()}
-    code = run(["train", "--resume", str(begun)])
+    before = {file: file.read_bytes() for file in (outside, *outside.glob("*")) if file.is_file()}
+    code = run(["train", "--resume", str(begun), "--epochs", "3"])
     assert before == {file: file.read_bytes() for file in before}
-    assert (code, "Traceback" in capsys.readouterr().err) in ((0, False), (2, False))
-    assert code == 2 or name == "checkpoints/epoch_2.npz"
+    assert code == 2 * (name != "checkpoints/epoch_2.npz")  # which is a file as any other
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
@@ -212,12 +214,13 @@ def test_no_color_means_none(task, tmp_path, monkeypatch):
     assert not re.findall(r"\x1b\[[\d;]*m", err.getvalue())
 
 
-def test_a_path_that_no_system_has_is_refused_in_one_line(refused, three_classes):
-    long = "x" * 5000
+def test_a_path_that_no_system_has_is_refused_in_one_line(task, whole, refused):
+    long, data = "x" * 5000, whole.parent / "$\\foo$.csv"
     for arguments in (
-        *(("explain", long), ("predict", long, three_classes), ("train", "--resume", long)),
-        *(("train", "--data", three_classes, "--out", long), ("train", "--data", f"{long}.csv")),
+        *(("explain", long), ("predict", long, data), ("train", "--resume", long)),
+        *(("predict", whole, f"{long}.csv"), ("predict", whole, data, "--out", long)),
+        *((*task, "--out", long), ("train", "--data", f"{long}.csv")),
     ):
-        assert "File name too long" in refused(*arguments)
-    with pytest.raises(UserError, match="too long"):
+        assert long in refused(*arguments)
+    with pytest.raises(UserError, match="no run has begun"):
         load_run(long)

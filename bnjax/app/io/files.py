@@ -5,6 +5,8 @@ link is never followed: what it points to does not belong to the run.
 """
 
 import errno
+import json
+import math
 import os
 import stat
 from collections.abc import Callable
@@ -93,8 +95,27 @@ def sync_folder(path: Path) -> None:
 
 def to_json(value: Any, indent: int = 0) -> bytes:
     """Write a value as JSON; NaN and infinity, for which it has no word, become null."""
-    text = msgspec.json.encode(value, enc_hook=lambda number: number.item())  # NumPy's
+    try:
+        text = msgspec.json.encode(value, enc_hook=_item)
+    except UnicodeEncodeError:  # a name of a file that is no text; escaped, it can be read back
+        plain = _without_nan(msgspec.to_builtins(value, enc_hook=_item))
+        return json.dumps(plain, indent=indent or None).encode()
     return msgspec.json.format(text, indent=indent) if indent else text
+
+
+def _item(number: Any) -> Any:
+    return number.item()  # NumPy's
+
+
+def _without_nan(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _without_nan(item) for key, item in value.items()}
+        case list() | tuple():
+            return [*map(_without_nan, value)]
+        case float() if not math.isfinite(value):
+            return None
+    return value
 
 
 def check_plain(path: Path, most: float = _MOST_JSON) -> None:
@@ -125,9 +146,14 @@ def read_json(path: Path, schema: type[T], way_out: str) -> T:
     """
     try:
         check_plain(path)
-        return msgspec.json.decode(path.read_bytes(), type=schema)
+        found = json.loads(path.read_bytes(), parse_constant=_refuse)
+        return msgspec.convert(found, schema)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: {reason(error)}; {way_out}") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"is not JSON: {constant}")
 
 
 def reason(error: BaseException) -> str:
@@ -136,7 +162,7 @@ def reason(error: BaseException) -> str:
         case msgspec.ValidationError():
             found = str(error)
             return f"{found[:1].lower()}{found[1:]}".replace(" - at `$.", ", at `")
-        case msgspec.DecodeError():
+        case msgspec.DecodeError() | json.JSONDecodeError() | UnicodeDecodeError():
             return f"is not JSON: {error}"
         case RecursionError():
             return "is not JSON that is written here: nested too deeply"

@@ -1,6 +1,7 @@
 """config.json: what a run began with, and what must be the same where it goes on."""
 
 import dataclasses
+import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -65,7 +66,7 @@ def read(path: Path) -> tuple[Config, Train]:
         UserError: It is missing or damaged, or an option in it is unknown or out of its range.
     """
     file, way_out = path / FILE, "name the folder of a run that bnjax train has begun"
-    if not file.exists():
+    if not os.path.exists(file):  # nor can it, where the name is too long
         raise UserError(
             f"{path}: no run has begun in it: there is no {FILE}; {way_out}, or begin one with "
             f"bnjax train --out {path}"
