@@ -161,9 +161,12 @@ def _check(net: Network, preparation: Preparation) -> None:
 def _check_shapes(net: Network, params: Params, state: State) -> None:
     """Raise ValueError unless these are what `init` returns, but for the numbers."""
     wanted = jax.eval_shape(partial(init, net), jax.random.key(0))
-    shapes, needed = (jax.tree.map(jnp.shape, tree) for tree in ((params, state), wanted))
-    if shapes != needed:
-        raise ValueError(f"shapes {shapes}, not {needed}")
+    got, needed = (
+        jax.tree.map(lambda leaf: (*leaf.shape, np.dtype(leaf.dtype).kind), tree)
+        for tree in ((params, state), wanted)
+    )
+    if got != needed:
+        raise ValueError(f"shapes and kinds {got}, not {needed}")
 
 
 def _layers(arrays: Mapping[str, np.ndarray]) -> tuple[Params, State]:
