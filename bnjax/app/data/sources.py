@@ -1,6 +1,5 @@
 """Reads a source of data into raw arrays: by name or by path, each format in its own module."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,7 +128,7 @@ def _kind(source: str) -> str:
     path = Path(source)
     if source in EMBEDDED:
         return "embedded"
-    if not source or not os.path.exists(source):
+    if not source or not path.exists():
         raise UserError(
             f"{source!r} is neither a file or folder nor the name of a data set: "
             f"{nearest(source, EMBEDDED)}, or a path to {_FILES}"
