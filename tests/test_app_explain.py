@@ -667,6 +667,26 @@ def test_looks_that_this_network_cannot_have_had_are_left_out(arrays, copy, caps
     assert said.startswith(f"{looks.FILE} cannot be read (")
 
 
+@pytest.mark.parametrize("key", ["batch_size", "devices", "data", "activation", "decay"])
+def test_half_a_character_in_the_configuration_is_refused(key, copy, refused):
+    config = json.loads((copy / "config.json").read_text())
+    config["options"][key] = "\ud800"
+    (copy / "config.json").write_text(json.dumps(config))
+    if key == "data":  # it may be the name of a file
+        assert run(["explain", str(copy), "--json"]) == 0
+    else:
+        assert "its options are not those of this version" in refused("explain", copy)
+
+
+def test_thousands_of_layers_are_not_traced_to_be_refused(copy, capsys):
+    config = json.loads((copy / "config.json").read_text())
+    config["options"]["hidden"] = [1] * 30_000
+    (copy / "config.json").write_text(json.dumps(config))
+    assert run(["explain", str(copy), "--text"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "does not hold 30001 layers" in said and "2 layers" in said
+
+
 def test_more_weights_than_can_be_counted_are_refused(copy, three_classes, refused):
     said = "--hidden: expected a network with fewer than 2,147,483,648 weights, got 6,000,000,000"
     assert said in refused("train", "--data", three_classes, "--hidden", 10**9, "--batch-size", 16)

@@ -150,6 +150,9 @@ def check_rows(name: str, rows: np.ndarray, net: Network, batch: Batch) -> None:
     Raises:
         ValueError: They are not what `make_look` makes of it, in any precision.
     """
+    layers = len(net.sizes) - 1  # compared before thousands of them are traced
+    if "W" in (rows.dtype.names or ()) and rows["W"].shape[1:] != (layers,):
+        raise ValueError(f"{name} does not hold {layers} layers")
     params, _ = jax.eval_shape(partial(init, net), jax.random.key(0))
     wanted = _dtype_of_rows(net, params, batch)
     if rows.dtype.names is None or not {*(wanted.names or ())} <= {*rows.dtype.names}:

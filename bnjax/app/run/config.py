@@ -81,7 +81,7 @@ def read(path: Path) -> tuple[Config, Train]:
         options = msgspec.convert(datasets.BEFORE | config["options"], Train)
         options = dataclasses.replace(options, data=config["resolved"]["data"], out=str(path))
         options.check()
-    except (msgspec.ValidationError, UserError) as error:
+    except (msgspec.ValidationError, UnicodeEncodeError, UserError) as error:
         raise UserError(
             f"{file}: its options are not those of this version of bnjax: {files.reason(error)}; "
             "start another run"

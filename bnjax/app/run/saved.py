@@ -160,6 +160,8 @@ def _check(net: Network, preparation: Preparation) -> None:
 
 def _check_shapes(net: Network, params: Params, state: State) -> None:
     """Raise ValueError unless these are what `init` returns, but for the numbers."""
+    if len(params) != len(net.sizes) - 1:  # before thousands of layers are traced
+        raise ValueError(f"{len(params)} layers")
     wanted = jax.eval_shape(partial(init, net), jax.random.key(0))
     got, needed = (
         jax.tree.map(lambda leaf: (*leaf.shape, np.dtype(leaf.dtype).kind), tree)
