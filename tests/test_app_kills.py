@@ -121,18 +121,12 @@ def test_a_kill_at_any_change_of_going_on_costs_no_bit(task, whole, tmp_path, rn
     assert {kind for kind, _ in tried} == {*KINDS}
 
 
-def test_what_a_kill_leaves_is_what_was_kept(task, whole, tmp_path, rng):
-    """Real kills of real processes, at some of the changes."""
+def test_real_kills_of_real_processes_cost_no_bit(task, whole, tmp_path, rng):
     wanted, changes = whole
-    drawn = [name.endswith(".png.tmp") for (_, name), _ in changes].index(True)
-    for number in sorted(rng.integers(20, drawn, size=4).tolist()):
+    # in the first half: how often geometry.npz is written depends on the time that it takes
+    for number in sorted(rng.integers(20, len(changes) // 2, size=4).tolist()):
         folder = tmp_path / str(number)
-        arguments = [TESTS / "kills.py", folder, number + 1, *task, "--out", folder]
+        arguments = [TESTS / "kills.py", folder, number, *task, "--out", folder]
         ended(python(*arguments, JAX_ENABLE_X64="1"), -signal.SIGKILL)
-        names = [
-            sorted((str(path.relative_to(one)), path.stat().st_size > 0) for path in one.rglob("*"))
-            for one in (folder, changes[number][1])
-        ]
-        assert names[0] == names[1], changes[number][0]
         ended(command(*going_on(folder, task), JAX_ENABLE_X64="1"))
-        assert contents(folder) == wanted, changes[number][0]
+        assert contents(folder) == wanted, number
