@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,9 @@ from app_runs import begun, killed_before, line, metrics
 
 from bnjax import geometry, identities
 from bnjax.app import data as datasets
+from bnjax.app import load_run
+from bnjax.app.errors import UserError
+from bnjax.app.io import arrays as npz
 from bnjax.app.main import run
 from bnjax.app.measures import looks
 from bnjax.app.options import Train
@@ -586,3 +590,105 @@ def test_where_nothing_can_be_shown_it_is_an_error(copy, tmp_path, capsys, refus
     assert "expected `object`, got `array`" in refused("explain", copy)
     (copy / "config.json").write_text("{")
     assert "config.json: is not JSON" in refused("explain", copy)
+
+
+# --- ruins ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "preparation.json", looks.FILE])
+def test_a_pipe_or_an_endless_file_is_not_read(name, copy, capsys):
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    code = run(["explain", str(copy), "--text"])
+    printed = " ".join(capsys.readouterr().err.split())
+    assert code == 2 * (name == "config.json") and f"{name}" in printed
+    assert "is a pipe or a device, not a file" in printed
+    (copy / name).unlink()
+    (copy / name).touch()
+    os.truncate(copy / name, 2**33)  # a hole
+    assert run(["explain", str(copy), "--text"]) == code
+    assert "memory" not in capsys.readouterr().err
+
+
+def changed(file, **arrays):
+    """Write arrays into a file, under the right digest."""
+    old = {name: array for name, array in npz.load(file).items() if name != "sha256"}
+    with file.open("wb") as out:
+        npz.save(out, old | arrays)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.complex128, bool, "U3"])
+def test_parameters_that_are_no_real_numbers_are_refused(kind, copy):
+    changed(copy / "params_baseline.npz", **{"layer1.b": np.ones(3).astype(kind)})
+    with pytest.raises(UserError, match="params_baseline.npz: expected the parameters of"):
+        load_run(copy)
+
+
+def test_an_archive_that_unpacks_to_more_than_itself_is_refused(copy):
+    with np.load(copy / "params_bn.npz") as archive:
+        np.savez_compressed(copy / "params_bn.npz", **archive, more=np.zeros(10_000_000))
+    with pytest.raises(UserError, match="it claims to hold 80,"):
+        load_run(copy)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"x": np.array(1.0)},
+        {"x": np.zeros((0, 3))},
+        {"targets": np.zeros((7, 3))},
+        {"x": np.zeros((16, 3), "U3")},
+        {"bn": np.zeros(3)},
+        {"bn": np.zeros(0, [("epoch", int)])},
+        {"other": np.zeros(3)},
+        "swapped",
+        "cut",
+        "reversed",
+        "without a layer",
+    ],
+    ids=str,
+)
+def test_looks_that_this_network_cannot_have_had_are_left_out(arrays, copy, capsys):
+    rows = looks.read(copy)[1]
+    match arrays:
+        case "swapped":
+            arrays = {"bn": rows["baseline"], "baseline": rows["bn"]}
+        case "cut":
+            arrays = {"bn": rows["bn"][:0]}
+        case "reversed":
+            arrays = {"bn": rows["bn"][::-1]}
+        case "without a layer":
+            kind = [(each, "<f8", (1,)) for each in geometry.Summary._fields]
+            arrays = {"bn": np.zeros(3, [("epoch", "<i4"), *kind])}
+    changed(copy / looks.FILE, **arrays)
+    (said, *_) = explained(copy, capsys)["missing"]
+    assert said.startswith(f"{looks.FILE} cannot be read (")
+
+
+@pytest.mark.parametrize("key", ["batch_size", "devices", "data", "activation", "decay"])
+def test_half_a_character_in_the_configuration_is_refused(key, copy, refused):
+    config = json.loads((copy / "config.json").read_text())
+    config["options"][key] = "\ud800"
+    (copy / "config.json").write_text(json.dumps(config))
+    if key == "data":  # it may be the name of a file
+        assert run(["explain", str(copy), "--json"]) == 0
+    else:
+        assert "its options are not those of this version" in refused("explain", copy)
+
+
+def test_thousands_of_layers_are_not_traced_to_be_refused(copy, capsys):
+    config = json.loads((copy / "config.json").read_text())
+    config["options"]["hidden"] = [1] * 30_000
+    (copy / "config.json").write_text(json.dumps(config))
+    assert run(["explain", str(copy), "--text"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "does not hold 30001 layers" in said and "2 layers" in said
+
+
+def test_more_weights_than_can_be_counted_are_refused(copy, three_classes, refused):
+    said = "--hidden: expected a network with fewer than 2,147,483,648 weights, got 6,000,000,000"
+    assert said in refused("train", "--data", three_classes, "--hidden", 10**9, "--batch-size", 16)
+    config = json.loads((copy / "config.json").read_text())
+    config["options"]["hidden"] = [10**9]
+    (copy / "config.json").write_text(json.dumps(config))
+    assert said in refused("train", "--resume", copy)

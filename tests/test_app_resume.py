@@ -18,14 +18,13 @@ from processes import command, ended, until
 
 pytest.importorskip("tyro")
 
-from app_runs import killed_before, lines_written, summary_of
+from app_runs import after, killed_before, lines_written, summary_of
 
 from bnjax import training
 from bnjax.app.errors import UserError
 from bnjax.app.main import run
 from bnjax.app.measures import divergence
 from bnjax.app.run import checkpoints, metrics, saved
-from bnjax.app.run.checkpoints import About, Checkpoint
 from bnjax.app.run.folder import RunFolder
 from bnjax.network import Dense, Network, NormDense
 from bnjax.training import TrainState
@@ -138,13 +137,6 @@ def test_a_second_run_into_the_folder_is_refused(task, whole, tmp_path, refused)
     assert message in refused("train", "--resume", folder.path)
     folder.close()
     RunFolder.reopen(folder.path).close()
-
-
-def after(epoch, width=4):
-    """A checkpoint of a network that learnt nothing but its epoch."""
-    params = (Dense(np.arange(3.0 * width).reshape(3, width), np.zeros(width)),)
-    state = TrainState(params, (), (), np.array(epoch, np.int32))
-    return Checkpoint(epoch, {"bn": state}, About(seconds={"bn": 0.5}, checks={}, diverged={}))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def predict(options: Predict) -> int:
             f"--network: {options.run} has no network {name!r}: {nearest(name, run.networks)}"
         )
     out = Path(options.out) if options.out else run.path / "predictions.csv"
-    if options.out and out.exists() and not options.overwrite:
+    if options.out and os.path.lexists(out) and not options.overwrite:
         raise UserError(f"--out: {out} exists; name another file, or add --overwrite")
     net, params, state, _ = run.networks[name]
     preparation = run.preparation

@@ -101,7 +101,7 @@ def _train(options: Sweep, data: Data, batch_size: int) -> tuple[list[dict[str, 
     total = len(rates) * options.seeds * options.epochs
     with TrainingProgress(NAMES, total, unit="epochs of single networks") as progress:
         for name in NAMES:
-            net = make_network(options, data, name, decay=options.decay)
+            net = make_network(options, data.n_in, data.n_out, name, decay=options.decay)
             found = training.sweep(
                 net,
                 partial(make_optimizer, options.optimizer),

@@ -59,6 +59,7 @@ def _begin(options: Train, given: frozenset[str], stack: contextlib.ExitStack) -
         options = config.beside(options, given, own)
         if results.finished(path, options.epochs):
             if processes.is_first():
+                results.draw_missing(path, own)
                 say(
                     f"the run in {path} is finished: {options.epochs} epochs; more with --epochs, "
                     f"predictions with bnjax predict {path} FILE"
@@ -88,7 +89,7 @@ def _begin(options: Train, given: frozenset[str], stack: contextlib.ExitStack) -
     for name in networks.NAMES if options.network == "both" else (options.network,):
         # both running kinds, for the summary to compare
         averages = {"decay": options.decay, "other_decays": (None,)}
-        net = networks.make_network(options, data, name, **averages)
+        net = networks.make_network(options, data.n_in, data.n_out, name, **averages)
         # the same weights for both, as they share sizes and key
         start = training.init(net, optimizer, jax.random.key(options.seed))
         runs[name] = Run(net, jax.tree.map(np.array, start))

@@ -15,9 +15,9 @@ import numpy as np
 from bnjax.app.data.preparation import Preparation, Target, features_of
 from bnjax.app.data.raw import Column
 from bnjax.app.errors import UserError
+from bnjax.app.io import files
 
 FILE = "preparation.json"
-_MOST_BYTES = 2**28
 
 
 def to_json(preparation: Preparation) -> dict[str, Any]:
@@ -125,8 +125,7 @@ def read_preparation(path: Path) -> Preparation:
 
 def _read_json(path: Path) -> Any:
     try:
-        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
-            raise ValueError("it is no file, or too large a one")
+        files.check_plain(path)
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -4,11 +4,16 @@ The digest, SHA-256, covers name, dtype, shape and every byte of every array in 
 """
 
 import hashlib
+import math
+import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+
+from bnjax.app.io import files
 
 _DIGEST = "sha256"
 
@@ -25,8 +30,10 @@ def load(path: Path) -> dict[str, np.ndarray]:
         FileNotFoundError: There is no such file.
         ValueError: It is damaged. A file of before bnjax 0.2 has no digest, which is accepted.
     """
+    files.check_plain(path, most=math.inf)
     with path.open("rb") as file:
         try:
+            _check_size(file)
             with np.load(file, allow_pickle=False) as archive:
                 arrays = {name: np.asarray(archive[name]) for name in archive.files}
             wanted = str(arrays.pop(_DIGEST)) if _DIGEST in arrays else None
@@ -35,6 +42,15 @@ def load(path: Path) -> dict[str, np.ndarray]:
     if wanted not in (None, digest(arrays)):
         raise ValueError("a damaged file: the arrays are not those that were written")
     return arrays
+
+
+def _check_size(file: BinaryIO) -> None:
+    """Raise ValueError for an archive that unpacks to more than its own size."""
+    with zipfile.ZipFile(file) as archive:
+        size = sum(each.file_size for each in archive.infolist())
+    if size > file.seek(0, os.SEEK_END):
+        raise ValueError(f"it claims to hold {size:,} bytes")
+    file.seek(0)
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -5,6 +5,8 @@ link is never followed: what it points to does not belong to the run.
 """
 
 import errno
+import json
+import math
 import os
 import stat
 from collections.abc import Callable
@@ -16,6 +18,8 @@ import msgspec
 from bnjax.app.errors import UserError
 
 T = TypeVar("T")
+
+_MOST_JSON = 2**28  # bytes; a feature takes some 40 in preparation.json
 
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -91,8 +95,42 @@ def sync_folder(path: Path) -> None:
 
 def to_json(value: Any, indent: int = 0) -> bytes:
     """Write a value as JSON; NaN and infinity, for which it has no word, become null."""
-    text = msgspec.json.encode(value, enc_hook=lambda number: number.item())  # NumPy's
+    try:
+        text = msgspec.json.encode(value, enc_hook=_item)
+    except UnicodeEncodeError:  # a name of a file that is no text; escaped, it can be read back
+        plain = _without_nan(msgspec.to_builtins(value, enc_hook=_item))
+        return json.dumps(plain, indent=indent or None).encode()
     return msgspec.json.format(text, indent=indent) if indent else text
+
+
+def _item(number: Any) -> Any:
+    return number.item()  # NumPy's
+
+
+def _without_nan(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _without_nan(item) for key, item in value.items()}
+        case list() | tuple():
+            return [*map(_without_nan, value)]
+        case float() if not math.isfinite(value):
+            return None
+    return value
+
+
+def check_plain(path: Path, most: float = _MOST_JSON) -> None:
+    """Refuse what would hang or fill the memory when it is read: a pipe, a device, too large.
+
+    Raises:
+        OSError: It is not there, is no plain file, or has more bytes than `most`.
+    """
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.EISDIR, "Is a directory", str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is a pipe or a device, not a file", str(path))
+    if found.st_size > most:
+        raise OSError(errno.EFBIG, f"has more than {most:,} bytes", str(path))
 
 
 def read_json(path: Path, schema: type[T], way_out: str) -> T:
@@ -107,9 +145,15 @@ def read_json(path: Path, schema: type[T], way_out: str) -> T:
         UserError: The file cannot be read, is not JSON, or has another form: it names the key.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=schema)
+        check_plain(path)
+        found = json.loads(path.read_bytes(), parse_constant=_refuse)
+        return msgspec.convert(found, schema)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: {reason(error)}; {way_out}") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"is not JSON: {constant}")
 
 
 def reason(error: BaseException) -> str:
@@ -118,7 +162,7 @@ def reason(error: BaseException) -> str:
         case msgspec.ValidationError():
             found = str(error)
             return f"{found[:1].lower()}{found[1:]}".replace(" - at `$.", ", at `")
-        case msgspec.DecodeError():
+        case msgspec.DecodeError() | json.JSONDecodeError() | UnicodeDecodeError():
             return f"is not JSON: {error}"
         case RecursionError():
             return "is not JSON that is written here: nested too deeply"

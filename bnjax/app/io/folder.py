@@ -147,8 +147,8 @@ class Folder:
             self._descriptor = -1
 
     def _empty(self, *, overwrite: bool) -> None:
-        ours = [_MARKER, files.temporary(self.path / _MARKER).name]
-        held = [name for name in os.listdir(self.path) if name not in ours]
+        torn = (files.temporary(self.path / name).name for name in (_MARKER, *self.names))
+        held = {*os.listdir(self.path)} - {_MARKER, *torn}
         if not held:  # new, or of a run that was killed before it wrote anything
             return
         if not overwrite:

@@ -24,7 +24,7 @@ from bnjax.app.io import arrays as npz
 from bnjax.app.io.folder import Folder
 from bnjax.app.io.terminal import say
 from bnjax.identities.quick import quick
-from bnjax.network import Network, Params
+from bnjax.network import Network, Params, init
 
 FILE = "geometry.npz"
 _BATCH = ("x", "targets")
@@ -63,7 +63,7 @@ class Recorder:
             epochs: All epochs of the run.
             start: The epoch that it goes on from.
         """
-        self._folder, self._batch, self._every = folder, batch, every
+        self._folder, self._nets, self._batch, self._every = folder, nets, batch, every
         looks = epochs // every
         self._looks = {
             name: make_look(net, params[name], batch, looks=looks) for name, net in nets.items()
@@ -103,7 +103,8 @@ class Recorder:
     def _take_up(self, epoch: int) -> None:
         try:
             found = read(self._folder.path)[1]
-            for name in self._rows:
+            for name, net in self._nets.items():
+                check_rows(name, found[name], net, self._batch)
                 self._rows[name] = list(found[name][found[name]["epoch"] <= epoch])
         except (KeyError, OSError, ValueError) as error:
             say(f"{FILE} cannot be read ({error}): looks up to epoch {epoch} are missing")
@@ -121,8 +122,7 @@ def make_look(net: Network, params: Params, batch: Batch, *, looks: int) -> Look
     """Make (params, epoch) -> a row of geometry.npz; params here tell the shapes."""
     # a compiler that takes its time makes a look three times as fast, and takes as long as 500
     summarize = quick("net")(geometry.summarize) if looks < _FEW else geometry.summarize
-    fields = jax.eval_shape(partial(geometry.summarize, net), params, *batch)._asdict().items()
-    dtype = np.dtype([("epoch", np.int32), *((f, like.dtype, like.shape) for f, like in fields)])
+    dtype = _dtype_of_rows(net, params, batch)
 
     def look(params: Params, epoch: int) -> np.ndarray:
         found = jax.device_get(summarize(net, params, *batch))
@@ -132,7 +132,7 @@ def make_look(net: Network, params: Params, batch: Batch, *, looks: int) -> Look
 
 
 def read(path: Path) -> tuple[Batch, dict[str, np.ndarray]]:
-    """Read a run's geometry.npz: the batch, and the rows of each network.
+    """Read a run's geometry.npz: the batch, and the rows of each network, for `check_rows`.
 
     Raises:
         OSError: It is not there.
@@ -141,13 +141,39 @@ def read(path: Path) -> tuple[Batch, dict[str, np.ndarray]]:
     arrays = npz.load(path / FILE)
     if not {*_BATCH} <= arrays.keys():
         raise ValueError(f"it does not hold {' and '.join(_BATCH)}")
-    x, targets = (jnp.asarray(arrays.pop(name)) for name in _BATCH)
-    for name, rows in arrays.items():
-        if rows.dtype.names is None or not {"epoch", *geometry.Summary._fields} <= {
-            *rows.dtype.names
-        }:
-            raise ValueError(f"{name} does not hold the fields of this version of bnjax")
-    return (x, targets), arrays
+    x, targets = (arrays.pop(name) for name in _BATCH)
+    for name, array in (("x", x), ("targets", targets)):
+        if array.ndim != 2 or not array.size or array.dtype.kind != "f":
+            raise ValueError(f"{name} is {array.dtype}{array.shape}, not a row for each sample")
+    if len(x) != len(targets):
+        raise ValueError(f"it has {len(x)} samples and {len(targets)} targets")
+    return (jnp.asarray(x), jnp.asarray(targets)), arrays
+
+
+def check_rows(name: str, rows: np.ndarray, net: Network, batch: Batch) -> None:
+    """Check rows of geometry.npz against the network that they are said to be of.
+
+    Raises:
+        ValueError: They are not what `make_look` makes of it, in any precision.
+    """
+    layers = len(net.sizes) - 1  # compared before thousands of them are traced
+    if "W" in (rows.dtype.names or ()) and rows["W"].shape[1:] != (layers,):
+        raise ValueError(f"{name} does not hold {layers} layers")
+    params, _ = jax.eval_shape(partial(init, net), jax.random.key(0))
+    wanted = _dtype_of_rows(net, params, batch)
+    if rows.dtype.names is None or not {*(wanted.names or ())} <= {*rows.dtype.names}:
+        raise ValueError(f"{name} does not hold the fields of this version of bnjax")
+    for field in wanted.names or ():
+        like, got = wanted[field], rows.dtype[field]
+        if (got.shape, got.base.kind) != (like.shape, like.base.kind):
+            raise ValueError(f"{name}, {field}: {got}, not {like}")
+    if rows.ndim != 1 or not len(rows) or np.any(np.diff(rows["epoch"], prepend=-1) < 1):
+        raise ValueError(f"the epochs of {name} are not in their order")
+
+
+def _dtype_of_rows(net: Network, params: Params, batch: Batch) -> np.dtype:
+    fields = jax.eval_shape(partial(geometry.summarize, net), params, *batch)._asdict().items()
+    return np.dtype([("epoch", np.int32), *((f, like.dtype, like.shape) for f, like in fields)])
 
 
 def _short(values: np.ndarray) -> list[float]:

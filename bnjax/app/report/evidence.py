@@ -1,5 +1,6 @@
 """What a run folder holds that explains it; what is missing is named, and the rest still used."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from bnjax.app import data as datasets
 from bnjax.app.errors import UserError
 from bnjax.app.measures import looks
 from bnjax.app.measures.looks import Batch
+from bnjax.app.options import Train
 from bnjax.app.run import config as run_config
 from bnjax.app.run import metrics as run_metrics
 from bnjax.app.run.config import Config
 from bnjax.app.run.metrics import Line
-from bnjax.app.run.networks import NAMES
+from bnjax.app.run.networks import NAMES, make_network
 from bnjax.app.run.saved import SavedNetwork, load_run
 from bnjax.geometry import Angles
 
@@ -68,10 +70,13 @@ def gather(path: str | Path) -> Evidence:
         UserError: There is nothing in it to show.
     """
     path = Path(path)
-    config, _ = run_config.read(path)
+    config, options = run_config.read(path)
+    # complete, for a run of an older version may lack some; the data as they were named
+    named = dataclasses.replace(options, data=config["options"].get("data", options.data))
+    config["options"] = dataclasses.asdict(named)
     found = Evidence(path, config, {})
     _read_metrics(found)
-    _read_geometry(found)
+    _read_geometry(found, options)
     _read_networks(found)
     _look_at_the_end(found)
     if 0 < found.samples < _FEW:
@@ -99,11 +104,17 @@ def _read_metrics(found: Evidence) -> None:
         found.missing.append(f"{run_metrics.FILE} holds no whole line: no epoch has ended.")
 
 
-def _read_geometry(found: Evidence) -> None:
+def _read_geometry(found: Evidence, options: Train) -> None:
     try:
-        found.batch, history = looks.read(found.path)
+        batch, history = looks.read(found.path)
+        for name, rows in history.items():
+            if name not in NAMES:
+                raise ValueError(f"{name!r} is no network")
+            net = make_network(options, batch[0].shape[1], batch[1].shape[1], name, decay=None)
+            looks.check_rows(name, rows, net, batch)
+        found.batch = batch
     except FileNotFoundError:
-        if found.options.get("diagnostics"):
+        if options.diagnostics:
             found.missing.append(f"{looks.FILE} is missing: the angles are known at the end alone.")
         else:
             found.missing.append(
@@ -167,7 +178,7 @@ def _batch(found: Evidence) -> Batch | None:
     try:
         data = datasets.load(
             resolved["data"],
-            **{key: (datasets.BEFORE | options)[key] for key in datasets.OPTIONS},
+            **{key: options[key] for key in datasets.OPTIONS},
         )
         if datasets.digest(data) != resolved["digest"]:
             raise UserError(f"{resolved['data']} is not what the run was trained on")

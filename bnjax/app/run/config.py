@@ -1,10 +1,11 @@
 """config.json: what a run began with, and what must be the same where it goes on."""
 
 import dataclasses
+import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +30,9 @@ class Resolved(TypedDict):
 
     data: str  # absolute
     digest: str
-    batch_size: int
-    learning_rate: float | None  # None for a sweep
-    devices: int
+    batch_size: Annotated[int, msgspec.Meta(ge=1)]
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] | None  # None for a sweep
+    devices: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Config(TypedDict):
@@ -65,12 +66,14 @@ def read(path: Path) -> tuple[Config, Train]:
         UserError: It is missing or damaged, or an option in it is unknown or out of its range.
     """
     file, way_out = path / FILE, "name the folder of a run that bnjax train has begun"
-    if not file.exists():
+    if not os.path.exists(file):  # nor can it, where the name is too long
         raise UserError(
             f"{path}: no run has begun in it: there is no {FILE}; {way_out}, or begin one with "
             f"bnjax train --out {path}"
         )
     config = files.read_json(file, Config, way_out)
+    if config["resolved"]["learning_rate"] is None:
+        raise UserError(f"{file}: expected a learning rate, got null; {way_out}")
     fields = {field.name for field in dataclasses.fields(Train)}
     try:
         if unknown := config["options"].keys() - fields:
@@ -78,7 +81,7 @@ def read(path: Path) -> tuple[Config, Train]:
         options = msgspec.convert(datasets.BEFORE | config["options"], Train)
         options = dataclasses.replace(options, data=config["resolved"]["data"], out=str(path))
         options.check()
-    except (msgspec.ValidationError, UserError) as error:
+    except (msgspec.ValidationError, UnicodeEncodeError, UserError) as error:
         raise UserError(
             f"{file}: its options are not those of this version of bnjax: {files.reason(error)}; "
             "start another run"

@@ -105,11 +105,13 @@ class RunFolder(folder.Folder):
 
     def _open_metrics(self) -> Any:
         path = self.path / metrics.FILE
-        if self._metrics is not None and not path.exists():
-            raise UserError(
-                f"{path} was deleted while the run was writing it; bring it back, or start "
-                "another run: its checkpoints count on it"
-            )
         if self._metrics is None:
             self._metrics = files.append_to(path)
+        elif not os.path.exists(path) or not os.path.samestat(
+            os.stat(path), os.fstat(self._metrics.fileno())
+        ):
+            raise UserError(
+                f"{path} was deleted or replaced while the run was writing it; bring it back, or "
+                "start another run: its checkpoints count on it"
+            )
         return self._metrics

@@ -12,6 +12,7 @@ from bnjax.app.io import files
 
 FILE = "metrics.jsonl"
 TARGET_ACCURACY = 0.95
+_MOST = 2**32  # bytes: a million epochs with --diagnostics
 
 
 class Inputs(TypedDict):
@@ -61,7 +62,10 @@ def lines(path: Path) -> Iterator[tuple[Line, int]]:
     """
     file = path / FILE
     try:
-        content = file.read_bytes() if file.exists() else b""
+        files.check_plain(file, most=_MOST)
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise UserError(f"{file}: {files.reason(error)}; see to its permissions") from None
     end = 0

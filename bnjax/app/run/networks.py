@@ -1,5 +1,7 @@
 """What `train` and `sweep` begin with: the data, the size of a batch, a network, an optimizer."""
 
+import operator
+
 import optax
 
 from bnjax.app import data as datasets
@@ -11,6 +13,7 @@ from bnjax.app.run import processes
 from bnjax.network import Network
 
 NAMES = ("baseline", "bn")
+_MOST_WEIGHTS = 2**31
 
 
 def load(options: Task, *, seed: int) -> tuple[Data, int]:
@@ -45,15 +48,27 @@ def load(options: Task, *, seed: int) -> tuple[Data, int]:
 
 def make_network(
     options: Task,
-    data: Data,
+    n_in: int,
+    n_out: int,
     name: str,
     *,
     decay: float | None,
     other_decays: tuple[float | None, ...] = (),
 ) -> Network:
-    """Build the network of a name in `NAMES`: the baseline, or the normalized one."""
+    """Build the network of a name in `NAMES`: the baseline, or the normalized one.
+
+    Raises:
+        UserError: It has more weights than JAX counts.
+    """
+    sizes = (n_in, *options.hidden, n_out)
+    weights = sum(map(operator.mul, sizes, sizes[1:]))
+    if weights >= _MOST_WEIGHTS:
+        raise UserError(
+            f"--hidden: expected a network with fewer than {_MOST_WEIGHTS:,} weights, got "
+            f"{weights:,}; use smaller layers"
+        )
     return Network(
-        (data.n_in, *options.hidden, data.n_out),
+        sizes,
         activation=options.activation,
         cost=options.cost,
         norm=name == "bn",

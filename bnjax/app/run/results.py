@@ -1,6 +1,8 @@
 """What a run leaves behind: its networks, folded too, its summary, its pictures."""
 
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
@@ -13,8 +15,11 @@ from bnjax.app.errors import UserError
 from bnjax.app.io import files, signals
 from bnjax.app.io.terminal import say
 from bnjax.app.measures import evaluation
+from bnjax.app.options import Train
 from bnjax.app.report import pictures, tables
+from bnjax.app.run import metrics
 from bnjax.app.run.folder import RunFolder
+from bnjax.app.run.metrics import Line
 from bnjax.app.run.session import Run, Session
 
 DIVERGED = 3  # the exit code
@@ -50,7 +55,8 @@ def leave(session: Session, began: float, *, interrupted: bool) -> int:
     summary["seconds"] = time.perf_counter() - began
     summary["out"] = str(folder.path)
     folder.write("summary.json", summary)
-    _draw(session, folder)
+    lines = {name: run.metrics for name, run in session.runs.items() if run.metrics}
+    _draw(folder, options, lines, session.data.name)
     if options.json:
         print(files.to_json(summary).decode())
     else:
@@ -87,17 +93,32 @@ def finished(path: Path, epochs: int) -> bool:
     return summary["finished"] and isinstance(trained, int) and trained >= epochs
 
 
-def _draw(session: Session, folder: RunFolder) -> None:
-    """Draw the pictures; none that cannot be drawn costs the run its results."""
-    metrics = {name: run.metrics for name, run in session.runs.items() if run.metrics}
-    if not metrics:
+def draw_missing(path: Path, options: Train) -> None:
+    """Draw the pictures of a finished run that was killed before it had drawn them.
+
+    Raises:
+        UserError: The folder is in use or cannot be written, or metrics.jsonl cannot be read.
+    """
+    if (path / "curves.png").exists() and ((path / "inputs.png").exists() or not options.hidden):
         return
-    options, name = session.options, session.data.name
+    with closing(RunFolder.reopen(path)) as folder:
+        lines: dict[str, list[Line]] = {}
+        for line in metrics.read(path):
+            lines.setdefault(line["network"], []).append(line)
+        _draw(folder, options, lines, Path(options.data).name)
+
+
+def _draw(
+    folder: RunFolder, options: Train, lines: Mapping[str, Sequence[Line]], data: str
+) -> None:
+    """Draw the pictures; none that cannot be drawn costs the run its results."""
+    if not lines:
+        return
     try:
-        curves = partial(pictures.curves, metrics=metrics, data=name, cost=options.cost)
+        curves = partial(pictures.curves, metrics=lines, data=data, cost=options.cost)
         folder.write("curves.png", curves)
         if options.hidden:
-            inputs = partial(pictures.inputs, metrics=metrics, activation=options.activation)
+            inputs = partial(pictures.inputs, metrics=lines, activation=options.activation)
             folder.write("inputs.png", inputs)
     except UserError:
         raise

@@ -20,7 +20,7 @@ from bnjax.app.run import metrics
 from bnjax.app.run.config import Config
 from bnjax.app.run.config import read as read_config
 from bnjax.app.run.metrics import Line
-from bnjax.app.run.networks import NAMES
+from bnjax.app.run.networks import NAMES, make_network
 from bnjax.network import Dense, Network, NormDense, Params, State, init
 from bnjax.population import PopulationState
 
@@ -117,15 +117,9 @@ def load_run(path: str | Path) -> SavedRun:
         try:
             arrays = npz.load(file)
             params, state = _layers(arrays)
-            net = Network(
-                (params[0].W.shape[0], *options.hidden, params[-1].W.shape[1]),
-                activation=options.activation,
-                cost=options.cost,
-                norm=name == "bn",
-                norm_output=name == "bn" and options.norm_output,
-                eps=options.eps,
-                decay=options.decay if options.statistics == "ema" else None,
-            )
+            ends = params[0].W.shape[0], params[-1].W.shape[1]
+            decay = options.decay if options.statistics == "ema" else None
+            net = make_network(options, *ends, name, decay=decay)
             _check_shapes(net, params, state)
             preparation = preparation or _of_before(arrays, net.sizes[-1])
             _check(net, preparation)
@@ -166,10 +160,15 @@ def _check(net: Network, preparation: Preparation) -> None:
 
 def _check_shapes(net: Network, params: Params, state: State) -> None:
     """Raise ValueError unless these are what `init` returns, but for the numbers."""
+    if len(params) != len(net.sizes) - 1:  # before thousands of layers are traced
+        raise ValueError(f"{len(params)} layers")
     wanted = jax.eval_shape(partial(init, net), jax.random.key(0))
-    shapes, needed = (jax.tree.map(jnp.shape, tree) for tree in ((params, state), wanted))
-    if shapes != needed:
-        raise ValueError(f"shapes {shapes}, not {needed}")
+    got, needed = (
+        jax.tree.map(lambda leaf: (*leaf.shape, np.dtype(leaf.dtype).kind), tree)
+        for tree in ((params, state), wanted)
+    )
+    if got != needed:
+        raise ValueError(f"shapes and kinds {got}, not {needed}")
 
 
 def _layers(arrays: Mapping[str, np.ndarray]) -> tuple[Params, State]:
