@@ -123,6 +123,7 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(
     both = several(2, "train", "--data", three_classes, *LONG, "--out", folder)
     until((folder / "checkpoints" / "epoch_3.npz").exists, both[lost])
     both[lost].kill()
+    ended(both[lost], code=-signal.SIGKILL)
     said = said_on_leaving(both[1 - lost])
     assert said.startswith(f"bnjax: process {lost} has died; the last checkpoint is of epoch ")
     assert said.endswith(f"bnjax train --resume {folder} in all processes goes on")
