@@ -2,6 +2,7 @@
 
 import json
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from processes import all_ended, command, cpus, ended, free_address, until
 
 pytest.importorskip("tyro")
 
-from bnjax.app.run import metrics
+from bnjax.app.errors import UserError
+from bnjax.app.run import meeting, metrics
 
 TASK = ["--hidden", "5", "--batch-size", "16", "--epochs", "4", "--checkpoint-every", "3"]
 X64 = {"JAX_ENABLE_X64": "1"}
@@ -157,6 +159,19 @@ def test_a_process_that_never_comes_ends_the_others(came, task, in_tmp_path):
     said = said_on_leaving(one(*task, *at))
     assert f"--coordinator: process {1 - came}" in said and "has not come within 45 s" in said
     assert not list(in_tmp_path.iterdir())
+
+
+def test_a_process_of_another_run_is_refused():
+    address = free_address()
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(meeting.meet, address, 2, 0)
+        with pytest.raises(UserError, match="process 1 of 3 does not fit"):
+            meeting.meet(address, 3, 1)
+        others, _ = meeting.meet(address, 2, 1)
+        links, same = first.result()
+    assert (*links, *others, same) == (1, 0, address)
+    for link in (*links.values(), *others.values()):
+        link.close()
 
 
 @pytest.mark.slow

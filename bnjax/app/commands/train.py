@@ -51,7 +51,7 @@ def train(options: Train, *, given: frozenset[str] = frozenset()) -> int:
                 if options.resume is not None:
                     session.take_up(run, Path(options.resume))
                 interrupted = _train(run, asked_to_stop)
-        return results.leave(run, began, interrupted=interrupted)  # in need of nobody else
+        return results.leave(run, began, interrupted=interrupted)  # by the first one alone
 
 
 def _begin(options: Train, given: frozenset[str], stack: contextlib.ExitStack) -> Session | None:

@@ -39,7 +39,7 @@ def meet(address: str, count: int, process: int) -> tuple[dict[int, socket.socke
     if process == 0:
         return _wait_for_others(int(port), count), address
     first = (host.strip("[]"), int(port))
-    return {0: _find(first, f"{_HELLO} {count} {process}\n")}, _relay(first)
+    return {0: _find(first, f"{_HELLO} {count} {process}")}, _relay(first)
 
 
 def _wait_for_others(port: int, count: int) -> dict[int, socket.socket]:
@@ -63,15 +63,17 @@ def _wait_for_others(port: int, count: int) -> dict[int, socket.socket]:
                     f"{_COMING} s; start all of them again"
                 )
                 for each in links.values():
-                    _answer(each, f"end {problem}")
+                    _send(each, f"end {problem}")
                 raise UserError(f"--coordinator: {problem}") from None
-            match _read_line(link, 5).split():
-                case [_HELLO, total, number] if total == str(count) and number in missing:
-                    links[int(number)] = link
-                case [_HELLO, total, number]:
-                    _answer(link, f"end process {number} of {total} does not fit, or came twice")
+            hello = _read_line(link, 5).split()
+            if hello[:2] == [_HELLO, str(count)] and hello[2:3] and hello[2] in missing:
+                links[int(hello[2])] = link
+                continue
+            if len(hello) == 3:
+                _send(link, f"end process {hello[2]} of {hello[1]} does not fit, or came twice")
+            link.close()
     for link in links.values():
-        _answer(link, "here")
+        _send(link, "here")
     return links
 
 
@@ -81,13 +83,15 @@ def _find(first: tuple[str, int], hello: str) -> socket.socket:
     while time.monotonic() < latest:
         try:
             link = socket.create_connection(first, timeout=5)
-            link.sendall(hello.encode())
-            answer = _read_line(link, _COMING + 5)
         except OSError as error:
-            answer, problem = "", error.strerror or problem
-        else:
-            if answer == "here":
-                return link
+            problem = error.strerror or problem
+            time.sleep(0.2)
+            continue
+        _send(link, hello)
+        answer = _read_line(link, _COMING + 5)
+        if answer == "here":
+            return link
+        link.close()
         if answer.startswith("end "):
             raise UserError(f"--coordinator: {answer[4:]}")
         time.sleep(0.2)
@@ -97,7 +101,7 @@ def _find(first: tuple[str, int], hello: str) -> socket.socket:
     )
 
 
-def _answer(link: socket.socket, line: str) -> None:
+def _send(link: socket.socket, line: str) -> None:
     with suppress(OSError):
         link.sendall(f"{line}\n".encode())
 

@@ -39,7 +39,7 @@ def joined(
     if coordinator is None:
         yield Partners(0, {})
         return
-    address, links = None, {}  # auto: those who start the processes watch them too
+    address, links = None, {}  # auto: Slurm and Open MPI end all processes where one dies
     if coordinator != "auto":
         links, address = meeting.meet(coordinator, num_processes or 1, process_id or 0)
     partners = Partners(process_id or 0, links)
@@ -63,7 +63,7 @@ def _found(partners: Partners) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        partners.wait()
+        partners.wait()  # more likely one of them is gone, and the watch says so
         reason = str(error).splitlines()[0]
         raise UserError(
             f"--coordinator: the processes of this run cannot find each other: {reason}; name the "
