@@ -157,7 +157,7 @@ def test_a_process_that_stops_ends_the_others(lost, three_classes, tmp_path):
 def test_a_process_that_never_comes_ends_the_others(came, task, in_tmp_path):
     at = ["--coordinator", free_address(), "--num-processes", "2", "--process-id", came]
     said = said_on_leaving(one(*task, *at))
-    assert f"--coordinator: process {1 - came}" in said and "has not come within 45 s" in said
+    assert f"--coordinator: process {1 - came}" in said and "has not come within 40 s" in said
     assert not list(in_tmp_path.iterdir())
 
 

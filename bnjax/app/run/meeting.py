@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from bnjax.app.errors import UserError
 
-_COMING = 45  # seconds until all must have come
+_COMING = 40  # seconds until all must have come
 _HELLO = "bnjax"
 
 
