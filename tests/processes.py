@@ -41,16 +41,16 @@ def cpus(number, flags=""):
     return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{devices} {flags}"}
 
 
-def ended(process, code=0):
+def ended(process, code=0, **more):
     """Wait for a process that ends with this code, and return its stdout and stderr."""
-    ((out, err),) = all_ended(process, code=code)
+    ((out, err),) = all_ended(process, code=code, **more)
     return out, err
 
 
-def all_ended(*processes, code=0):
+def all_ended(*processes, code=0, hanging=HANGING):
     """Wait for several processes, of which none is left, and return (stdout, stderr) of each."""
     try:
-        printed = [process.communicate(timeout=HANGING) for process in processes]
+        printed = [process.communicate(timeout=hanging) for process in processes]
     finally:
         for process in processes:
             process.kill()

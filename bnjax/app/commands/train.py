@@ -39,16 +39,19 @@ def train(options: Train, *, given: frozenset[str] = frozenset()) -> int:
     """
     began = time.perf_counter()
     options.check_processes()
-    processes.join(options.coordinator, options.num_processes, options.process_id)
+    several = options.coordinator, options.num_processes, options.process_id
     with contextlib.ExitStack() as stack:
-        run = processes.together(partial(_begin, options, given, stack))
-        if run is None:
-            return 0
-        with signals.held_back() as asked_to_stop:
-            if options.resume is not None:
-                session.take_up(run, Path(options.resume))
-            interrupted = _train(run, asked_to_stop)
-        return results.leave(run, began, interrupted=interrupted)
+        with processes.joined(*several) as partners:
+            run = processes.together(partial(_begin, options, given, stack))
+            if run is None:
+                return 0
+            if run.folder is not None:
+                partners.announce(run.folder.path)
+            with signals.held_back() as asked_to_stop:
+                if options.resume is not None:
+                    session.take_up(run, Path(options.resume))
+                interrupted = _train(run, asked_to_stop)
+        return results.leave(run, began, interrupted=interrupted)  # by the first one alone
 
 
 def _begin(options: Train, given: frozenset[str], stack: contextlib.ExitStack) -> Session | None:

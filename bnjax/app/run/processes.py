@@ -16,30 +16,64 @@ from jax.sharding import Mesh
 
 from bnjax import training
 from bnjax.app.errors import UserError
+from bnjax.app.run import meeting
+from bnjax.app.run.partners import Partners
 
 T = TypeVar("T")
 Tree = TypeVar("Tree")
 
 
-def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Join the other processes of this run, if it has several.
+class _AgreedError(UserError):
+    """A UserError that every process of the run raises."""
+
+
+@contextlib.contextmanager
+def joined(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> Iterator[Partners]:
+    """Join the other processes of this run, if it has several; part from them in the end.
 
     Raises:
         UserError: They cannot be found.
     """
     if coordinator is None:
+        yield Partners(0, {})
         return
-    address = None if coordinator == "auto" else coordinator
+    address, links = None, {}  # auto: Slurm and Open MPI end all processes where one dies
+    if coordinator != "auto":
+        links, address = meeting.meet(coordinator, num_processes or 1, process_id or 0)
+    partners = Partners(process_id or 0, links)
     try:
-        with _stdout_on_stderr():
+        with _found(partners), _stdout_on_stderr():
             jax.distributed.initialize(address, num_processes, process_id)
             _gather(0)
+        yield partners
+    except _AgreedError:
+        _part(partners)
+        raise
+    except BaseException as error:
+        partners.desert(error)
+        raise
+    _part(partners)
+
+
+@contextlib.contextmanager
+def _found(partners: Partners) -> Iterator[None]:
+    """Say of the errors that JAX raises how the processes find each other."""
+    try:
+        yield
     except (RuntimeError, ValueError) as error:
+        partners.wait()  # more likely one of them is gone, and the watch says so
         reason = str(error).splitlines()[0]
         raise UserError(
             f"--coordinator: the processes of this run cannot find each other: {reason}; name the "
             "HOST:PORT of the first one, with --num-processes and --process-id"
         ) from error
+
+
+def _part(partners: Partners) -> None:
+    jax.distributed.shutdown()  # waits for all, watched
+    partners.part()
 
 
 @contextlib.contextmanager
@@ -72,7 +106,9 @@ def together(begin: Callable[[], T]) -> T:
     except UserError as error:
         problem = error
     if any(_gather(problem is not None)):
-        raise problem or UserError("another process of this run cannot begin; see what it says")
+        raise _AgreedError(
+            str(problem or "another process of this run cannot begin; see what it says")
+        ) from problem
     return begun  # pyright: ignore[reportReturnType]
 
 
