@@ -7,6 +7,7 @@ few numbers), with `layer_summary` and `histograms`.
 """
 
 from bnjax.geometry.angles import Angles, layer_angles
+from bnjax.geometry.functions import Observed, ObservedLayer, observe_function
 from bnjax.geometry.histograms import COSINE_BINS, PERCENTILES
 from bnjax.geometry.layers import (
     SATURATED,
@@ -42,6 +43,8 @@ __all__ = [
     "REASONS",
     "SATURATED",
     "Angles",
+    "Observed",
+    "ObservedLayer",
     "Parts",
     "Propagated",
     "Removed",
@@ -55,6 +58,7 @@ __all__ = [
     "handed_to_gamma",
     "layer_angles",
     "observe",
+    "observe_function",
     "percentiles",
     "propagated",
     "rank",
