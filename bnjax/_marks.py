@@ -24,39 +24,43 @@ class Mark(NamedTuple):
     Attributes:
         number: That of the normalization; where a traced function is used twice, of both.
         role: "x", "gamma" or "y".
+        ndim: The rank of the array where it is marked. `vmap` may have added axes.
         features: The feature axes of x.
         eps: ε.
         obstacle: Why the normalization cannot be observed, or "".
-        names: How many axes of a `vmap` it normalizes over.
-        vmapped: How many axes `vmap` has put before those of the array.
+        names: How many axes of a `vmap` it normalizes over; they are then x's and y's first.
     """
 
     number: int
     role: str
+    ndim: int
     features: tuple[int, ...]
     eps: float
     obstacle: str
     names: int
-    vmapped: int = 0
 
 
-def new_mark(features: tuple[int, ...], eps: float, obstacle: str, names: int) -> Mark:
+def new_mark(x: Array, features: tuple[int, ...], eps: float, obstacle: str, names: int) -> Mark:
     """Return the mark of x in a normalization that has none yet."""
-    return Mark(next(_numbers), "x", features, eps, obstacle, names)
+    return Mark(next(_numbers), "x", x.ndim, features, eps, obstacle, names)
 
 
 def put(mark: Mark, a: Array) -> Array:
     """Return `a`, marked."""
 
-    @custom_vmap
-    def marked(a: Array) -> Array:
+    def name(a: Array) -> Array:
         return checkpoint_name(a, _PREFIX + json.dumps(mark))
+
+    if not mark.names:
+        return name(a)
+    # only here: JAX cannot divide a custom_vmap into what is known before a pull-back and the rest
+    marked = custom_vmap(name)
 
     @marked.def_vmap
     def marked_vmapped(axis_size, in_batched, a):  # the new axis is the first
         del axis_size
-        features = tuple(k + 1 for k in mark.features) if mark.role != "gamma" else mark.features
-        return put(mark._replace(features=features, vmapped=mark.vmapped + 1), a), in_batched[0]
+        features = tuple(axis + 1 for axis in mark.features)
+        return put(mark._replace(features=features), a), in_batched[0]
 
     return marked(a)
 
@@ -65,5 +69,5 @@ def read(name: str) -> Mark | None:
     """Return the mark that a name holds, or None."""
     if not name.startswith(_PREFIX):
         return None
-    number, role, features, *others = json.loads(name.removeprefix(_PREFIX))
-    return Mark(number, role, tuple(features), *others)
+    number, role, ndim, features, *others = json.loads(name.removeprefix(_PREFIX))
+    return Mark(number, role, ndim, tuple(features), *others)

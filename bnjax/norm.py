@@ -178,10 +178,10 @@ def _normalize_marked(rule, config, x, gamma, beta, weights, mean_guess, given):
         "it normalizes over several devices": bool(on_mesh.names),
     }
     obstacle = next((text for text, found in obstacles.items() if found), "")
-    mark = _marks.new_mark(config.features, config.eps, obstacle, len(vmapped.names))
+    mark = _marks.new_mark(x, config.features, config.eps, obstacle, len(vmapped.names))
     x = _marks.put(mark, x)
     if gamma is not None:
-        gamma = _marks.put(mark._replace(role="gamma"), gamma)
+        gamma = _marks.put(mark._replace(role="gamma", ndim=gamma.ndim), gamma)
     y, moments = rule(config, x, gamma, beta, weights, mean_guess, given)
     return _marks.put(mark._replace(role="y"), y), moments
 

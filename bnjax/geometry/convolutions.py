@@ -1,14 +1,13 @@
 """The inputs of a linear operation compared with Δ and x, without its patches.
 
-(G.8)  Σ_s u_sj t_si = [pull-back of L(u, ·) at t]_ji,
-       Σ_s u_sj = [pull-back of L(u, ·) at 1]_ji,
-       Σ_s u_sj² = [pull-back of L(u², ·) at 1]_ji
+(G.8)  Λ'(u, t)_ji = Σ_s u_sj t_si,  B ⟨u_j⟩ = Λ'(u, 1)_ji,  B ⟨u_j²⟩ = Λ'(u², 1)_ji
 
-L(u, W) is a convolution, s runs over the samples and the positions of its output, j over the
-entries of a neuron's kernel: u_sj is what entry j meets at s, 0 where that is padding.
+x = Λ(u, W) is a convolution and Λ'(u, t) its pull-back to W at t. s runs over the samples and the
+positions of the output, B of them in all, and j over the entries of a neuron's kernel: u_sj is the
+number that entry j meets at s, 0 where that is padding.
 
 Means are subtracted first, as everywhere: u = m + σ v channel by channel, so that u_sj is
-m o_sj + σ v_sj, where o_sj is 0 in the padding and 1 elsewhere; o² = o and o v = v.
+m o_sj + σ v_sj, where o_sj is 0 in the padding and 1 elsewhere: o² = o and o v = v.
 
 Source: own derivation.
 """
@@ -82,7 +81,7 @@ def convolution_inputs(
 
 
 def _pull_back(u: Array, t: Array, *, W: Array, n: int, params: dict[str, Any]) -> Array:
-    """Return the pull-back of L(u, ·) at t/n, as (n_in, columns of t) (G.8).
+    """Return Λ'(u, t)/n, (n_in, columns of t) (G.8).
 
     t is (samples · positions, neurons): as many samples as u has, as many neurons as there are
     groups, or a multiple.

@@ -38,12 +38,12 @@ class Value:
 
 
 class Feed(NamedTuple):
-    """A linear operation L(u, W), and the way from x back to its output.
+    """A linear operation Λ(u, W), and the way from x back to its output.
 
     Attributes:
         u: Its input.
         W: Its weights.
-        output: L(u, W).
+        output: Λ(u, W).
         eqn: Its equation, which holds how the axes correspond.
         weights_first: Whether W is its first operand.
         neurons: The axes of the output that are W's, one entry per neuron.

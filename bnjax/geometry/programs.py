@@ -193,7 +193,7 @@ def _obstacle(around: dict[str, tuple[Mark, Value]]) -> str:
         return mark.obstacle
     if "x" not in around:
         return "its input is in another part of the program than its output"
-    own = {role: found.vmapped for role, (found, _) in around.items()}
+    own = {role: value.array.ndim - found.ndim for role, (found, value) in around.items()}
     if own["x"] > mark.names or own["y"] > mark.names or own.get("gamma", 0):
         return "it is mapped by `vmap`, and each element is normalized by itself"
     if own["x"] != own["y"] or own["y"] < mark.names:
