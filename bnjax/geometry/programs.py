@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 from jax import Array, lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
 from bnjax import _marks
 from bnjax._marks import Mark
@@ -211,7 +211,9 @@ def _evaluate(eqn: JaxprEqn, arrays: list[Any]) -> list[Any]:
     given = {
         atom: a for atom, a in zip(eqn.invars, arrays, strict=True) if not isinstance(atom, Literal)
     }
-    program = Jaxpr([], [*given], eqn.outvars, [eqn], eqn.effects)
+    names = ("",) * len(given), ("",) * len(eqn.outvars)
+    described = DebugInfo("observe_function", eqn.primitive.name, *names)
+    program = Jaxpr([], [*given], eqn.outvars, [eqn], eqn.effects, described)
     return jaxpr_as_fun(ClosedJaxpr(program, []))(*given.values())
 
 
