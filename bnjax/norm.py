@@ -151,7 +151,11 @@ def check_and_normalize(
     dtype = check_options(function, eps, rule, masked, dtype)
     if weights is None and axis_name is None:
         if allow_single_value and _checks.single_value(x, features):
-            return _normalize_single_value(x, gamma, beta, given, features, float(eps), dtype)
+            y, found = _normalize_single_value(x, gamma, beta, given, features, float(eps), dtype)
+            if _marks.observing.value:
+                mark = _marks.new_mark(x, features, float(eps), "each channel has one value", 0)
+                y = _marks.put(mark._replace(role="y"), y)
+            return y, found
         _checks.several_samples(function, x, features)
     constants = weights, mean_guess, *(given or ())
     x, gamma, beta, axes = collectives.resolve(

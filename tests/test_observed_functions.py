@@ -6,17 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quick_jit
 from examples_of import example
 from jax import lax
 
 from bnjax import batch_norm, geometry, renorm
 
-pytestmark = pytest.mark.usefixtures("quick_training")
+
+def observe(loss, *args, **options):
+    """The layers of a function, in a program that is compiled quickly."""
+    return quick_jit(partial(geometry.observe_function, loss, **options))(*args)
+
+
+def gradient(loss, *args):
+    return quick_jit(jax.grad(loss))(*args)
 
 
 def gradient_of(name, grads):
     """The gradient in the parameter that a layer's name says."""
-    return eval(name, {"params": grads})  # noqa: S307
+    return jnp.asarray(eval(name, {"params": grads}))
 
 
 def assert_gradients(observed, grads, tolerance, neuron_axes=None):
@@ -65,10 +73,10 @@ def test_a_convolution_has_the_angles_of_its_patches(rng, kind):
         x = convolve(x, params["kernel"]) + 7
         return (batch_norm(x, params["gamma"], axis=channel, eps=0.1)[0] * error).sum()
 
-    observed = geometry.observe_function(loss, params, x, error)
+    observed = observe(loss, params, x, error)
     (layer,) = observed.layers
     assert layer.name == "params['kernel']" and observed.skipped == ()
-    grads = jax.grad(loss)(params, x, error)
+    grads = gradient(loss, params, x, error)
     assert_gradients(observed, grads, 1e-12, {layer.name: neuron})
     # what entry j of neuron i meets is the derivative of its output: the patches
     patches = jax.jacfwd(partial(convolve, x))(params["kernel"])
@@ -117,12 +125,12 @@ def test_layers_are_found_in_jit_scan_and_remat(rng):
     params["layers"] = {"W": rng.normal(size=(2, 5, 5)), "b": rng.normal(size=(2, 5))}
     params["layers"]["gamma"] = rng.normal(size=(2, 5))
     batch = rng.normal(size=(12, 4)), rng.normal(size=(12, 3))
-    observed = geometry.observe_function(stacked_loss, params, *batch, plain=True)
+    observed = observe(stacked_loss, params, *batch, plain=True)
     names = [layer.name for layer in observed.layers]
     inner = [f"params['layers']['W'][{k}]" for k in range(2)]
     assert names == ["params['first']", *inner, "params['last']", "params['head']"]
     assert observed.skipped == () and observed["params['head']"].angles.rho is None
-    grads = jax.grad(stacked_loss)(params, *batch)
+    grads = gradient(stacked_loss, params, *batch)
     assert_gradients(observed, grads, 1e-12, {"params['first']": 0})
 
 
@@ -144,7 +152,7 @@ def test_what_cannot_be_followed_is_listed_with_the_reason(rng):
     params = {name: rng.normal(size=4) for name in ("input", "sum", "relu", "product")}
     params |= {"heads": rng.normal(size=2), "W": rng.normal(size=(4, 4))}
     params["V"] = rng.normal(size=(2, 4, 4))
-    observed = geometry.observe_function(unfollowed_loss, params, rng.normal(size=(9, 4)), True)
+    observed = observe(unfollowed_loss, params, rng.normal(size=(9, 4)), True)
     assert {layer.name: layer.unfollowed for layer in observed.layers} == {
         "params['input']": "its input is part of the batch, not the output of a linear operation",
         "params['sum']": "its input is a sum of several arrays that depend on the batch",
@@ -159,8 +167,6 @@ def test_what_cannot_be_followed_is_listed_with_the_reason(rng):
         ("normalization", "it is inside `cond`, which is not entered"),
         ("params['input']", "it is mapped by `vmap`, and each element is normalized by itself"),
     )
-    grads = jax.grad(unfollowed_loss)(params, rng.normal(size=(9, 4)), True)
-    del grads["W"], grads["V"]
     for name in ("input", "sum", "relu", "product"):  # without inputs, but with all else
         angles = observed[f"params['{name}']"].angles
         assert angles.cos2.shape == (0, 4) and np.all(angles.sd_x > 0)
@@ -194,7 +200,7 @@ def test_each_constructed_fault_shows_in_its_numbers(rng):
     x[..., 3] = -2 * x[..., 2]  # copies of one another
     params["conv1"]["kernel"][:, :, :, 4] = 0
     params["conv1"]["kernel"][1, 1, 2:, 4] = 1.0  # a neuron that sees the copies alone
-    observed = geometry.observe_function(cnn_loss, params, x, rng.normal(size=(8, 3)))
+    observed = observe(cnn_loss, params, x, rng.normal(size=(8, 3)))
     first, second, _ = (layer.angles for layer in observed.layers)
     assert list(np.flatnonzero(geometry.dead(first))) == [2]
     assert not np.any(geometry.dead(second))
@@ -206,8 +212,6 @@ def test_each_constructed_fault_shows_in_its_numbers(rng):
     assert list(groups.sign.reshape(3, 3, 4, 6)[1, 1, :, 4]) == [0, 0, -1, 1]
     assert list(np.flatnonzero(second.scale == 0)) == [1]
     assert list(np.flatnonzero(second.eps_share > 0.5)) == [3]
-    grads = jax.grad(cnn_loss)(params, x, rng.normal(size=(8, 3)))
-    assert not np.any(grads["conv1"]["kernel"][..., 2])
 
 
 def test_marks_are_in_no_other_program():
@@ -221,6 +225,15 @@ def test_marks_are_in_no_other_program():
     assert "bnjax" not in str(jax.make_jaxpr(loss)(jnp.ones(2), x))
     # and what was traced before has them where they are needed
     assert geometry.observe_function(loss, jnp.ones(2), x).layers[0].angles.count == 3
+
+
+def test_a_batch_of_one_is_listed():
+    def loss(params, x):
+        return batch_norm(x @ params, allow_single_value=True)[0].sum()
+
+    observed = geometry.observe_function(loss, jnp.ones((2, 2)), jnp.ones((1, 2)))
+    assert observed.layers == ()
+    assert observed.skipped == (("normalization", "each channel has one value"),)
 
 
 @pytest.mark.parametrize(
@@ -281,11 +294,14 @@ def test_the_layers_of_an_nnx_model_are_found(rng):
     graph, weights, rest = nnx.split(Model(nnx.Rngs(0)), nnx.Param, ...)
 
     def loss(params, rest, x, targets):
-        return ((nnx.merge(graph, params, rest)(x) - targets) ** 2).mean()
+        return ((nnx.merge(graph, params, rest, copy=True)(x) - targets) ** 2).mean()
 
     batch = rng.normal(size=(6, 5, 5, 2)), rng.normal(size=(6, 3))
     observed = geometry.observe_function(loss, weights, rest, *batch)
-    print([layer.name for layer in observed.layers], observed)
+    assert [layer.name for layer in observed.layers] == [
+        "params['conv']['kernel']",
+        "params['dense']['kernel']",
+    ]
     assert_gradients(observed, jax.grad(loss)(weights, rest, *batch), 1e-10)
 
 

@@ -121,6 +121,14 @@ def linear_operation(x: Value) -> Feed:
     return Feed(first if first.batch else second, W, x, x.eqn, weights_first, neurons)
 
 
+def called_name(eqn: JaxprEqn) -> str:
+    """Return the name of the function that an equation calls, or of its operation."""
+    called = eqn.params.get("call_jaxpr")
+    if called is not None:
+        return getattr(called, "jaxpr", called).debug_info.func_name
+    return eqn.params.get("name", eqn.primitive.name)
+
+
 def apply_moves(a: Array, moves: Sequence[tuple[str, tuple[int, ...]]]) -> Array:
     """Apply `Feed.moves`."""
     for kind, numbers in moves:
@@ -140,8 +148,7 @@ def _operand(eqn: JaxprEqn, inputs: tuple[Value, ...]) -> Value:
         # b − x would be fed by −W
         if varying and not (name == "sub" and varying[0] is inputs[1]):
             return varying[0]
-    called = eqn.params.get("name", name)
-    raise Unfollowed(f"its input is the output of `{called}`, not of a linear operation")
+    raise Unfollowed(f"its input is the output of `{called_name(eqn)}`, not of a linear operation")
 
 
 def _move(

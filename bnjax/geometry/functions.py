@@ -125,8 +125,7 @@ def _observe(
     program = _trace(loss, params, batch, has_aux)
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     values = [
-        Value(a, frozenset([f"params{jax.tree_util.keystr(path)}"]), origin="a parameter")
-        for path, a in leaves
+        Value(a, frozenset([f"params{_path(keys)}"]), origin="a parameter") for keys, a in leaves
     ]
     values += [Value(a, batch=True, origin="part of the batch") for a in jax.tree.leaves(batch)]
     found: list[Evaluation] = []
@@ -155,6 +154,11 @@ def _observe(
     return Observed(_numbered(layers), tuple(_named(skipped)))
 
 
+def _path(keys: tuple[Any, ...]) -> str:
+    """Return a parameter's path; that of its variable in flax.nnx."""
+    return jax.tree_util.keystr(keys).removesuffix(".value")
+
+
 def _trace(
     loss: Callable[..., Any], params: Any, batch: tuple[Any, ...], has_aux: bool
 ) -> ClosedJaxpr:
@@ -163,7 +167,7 @@ def _trace(
         program, shape = jax.make_jaxpr(loss, return_shape=True)(params, *batch)
     cost = shape[0] if has_aux and isinstance(shape, tuple) and shape else shape
     dtype = getattr(cost, "dtype", None)
-    if getattr(cost, "shape", None) != () or not jnp.issubdtype(dtype, jnp.floating):
+    if dtype is None or cost.shape != () or not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
             "geometry.observe_function: `loss` must return a floating scalar"
             f"{' first' if has_aux else ''}; got {cost}."

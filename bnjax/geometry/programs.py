@@ -15,7 +15,15 @@ from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal, ja
 
 from bnjax import _marks
 from bnjax._marks import Mark
-from bnjax.geometry.feeds import LINEAR, Feed, Unfollowed, Value, find_feed, linear_operation
+from bnjax.geometry.feeds import (
+    LINEAR,
+    Feed,
+    Unfollowed,
+    Value,
+    called_name,
+    find_feed,
+    linear_operation,
+)
 
 STEP = "[step]"  # stands for the index of a step of a scan in a name
 # the equations that call a function, and where they hold it
@@ -93,8 +101,7 @@ class Evaluation:
         if name == "scan" and (_marks_in(eqn.params["jaxpr"].jaxpr) or self.plain):
             return self._scan(eqn, inputs)
         hidden = dict.fromkeys(mark.number for inner in _inner(eqn) for mark in _marks_in(inner))
-        called = eqn.params.get("name", name)
-        reason = f"it is inside `{called}`, which is not entered"
+        reason = f"it is inside `{called_name(eqn)}`, which is not entered"
         self.skipped += [("", reason)] * len(hidden)
         names = frozenset[str]().union(*(v.names for v in inputs))
         batch = any(v.batch for v in inputs)
