@@ -3,7 +3,9 @@
 The modules: `vectors` (standardized columns), `angles` (G.1, one layer), `parts` (G.2–G.5:
 gradients and propagated errors), `stopping` (G.6: what no longer learns), `layers` (weights,
 activations and outputs), `record` (the angles of all layers of a network), `summary` (a network in
-few numbers), with `layer_summary` and `histograms`.
+few numbers), with `layer_summary` and `histograms`. `functions` (the layers of any JAX function),
+with `programs` (its traced program), `feeds` (what linear operation feeds a normalization) and
+`convolutions` (G.8).
 """
 
 from bnjax.geometry.angles import Angles, layer_angles

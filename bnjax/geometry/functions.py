@@ -165,9 +165,9 @@ def _trace(
     """Return the program of a cost, with marks around each normalization."""
     with _marks.observing(True):
         program, shape = jax.make_jaxpr(loss, return_shape=True)(params, *batch)
-    cost = shape[0] if has_aux and isinstance(shape, tuple) and shape else shape
-    dtype = getattr(cost, "dtype", None)
-    if dtype is None or cost.shape != () or not jnp.issubdtype(dtype, jnp.floating):
+    cost: Any = shape[0] if has_aux and isinstance(shape, tuple) and shape else shape
+    scalar = getattr(cost, "shape", None) == ()
+    if not scalar or not jnp.issubdtype(cost.dtype, jnp.floating):
         raise TypeError(
             "geometry.observe_function: `loss` must return a floating scalar"
             f"{' first' if has_aux else ''}; got {cost}."
