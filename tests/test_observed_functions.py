@@ -164,7 +164,7 @@ def test_what_cannot_be_followed_is_listed_with_the_reason(rng):
     assert observed.skipped == (
         ("params['W']", "it has sample weights or a mask"),
         ("params['W']", "it is batch renormalization"),
-        ("normalization", "it is inside `cond`, which is not entered"),
+        ("params['W']", "it is inside `cond`, which is not entered"),
         ("params['input']", "it is mapped by `vmap`, and each element is normalized by itself"),
     )
     for name in ("input", "sum", "relu", "product"):  # without inputs, but with all else

@@ -100,10 +100,10 @@ class Evaluation:
             return self.run(*((called.jaxpr, called.consts) if closed else (called, ())), inputs)
         if name == "scan" and (_marks_in(eqn.params["jaxpr"].jaxpr) or self.plain):
             return self._scan(eqn, inputs)
+        names = frozenset[str]().union(*(v.names for v in inputs))
         hidden = dict.fromkeys(mark.number for inner in _inner(eqn) for mark in _marks_in(inner))
         reason = f"it is inside `{called_name(eqn)}`, which is not entered"
-        self.skipped += [("", reason)] * len(hidden)
-        names = frozenset[str]().union(*(v.names for v in inputs))
+        self.skipped += [("".join(names) if len(names) == 1 else "", reason)] * len(hidden)
         batch = any(v.batch for v in inputs)
         outs = [
             Value(a, frozenset() if batch else names, batch, eqn, inputs)
