@@ -39,17 +39,17 @@ def assert_gradients(observed, grads, tolerance, neuron_axes=None):
         assert np.max(np.abs(found - wanted)) <= tolerance * np.max(np.abs(wanted)), layer.name
 
 
-# (kernel's shape, convolution, where the neurons are, x's feature axis)
+# kernel's shape, options, layout; grouped first: there each neuron has inputs of its own
 CONVOLUTIONS = {
-    "strided and padded": (
-        (6, 3, 2, 3),
-        dict(window_strides=(2, 1), padding=((1, 2), (0, 1)), rhs_dilation=(1, 2)),
-        ("NCHW", "OIHW", "NCHW"),
-    ),
     "grouped": (
         (3, 2, 1, 6),
         dict(window_strides=(1, 1), padding="SAME", feature_group_count=3),
         ("NCHW", "HWIO", "NHWC"),
+    ),
+    "strided and padded": (
+        (6, 3, 2, 3),
+        dict(window_strides=(2, 1), padding=((1, 2), (0, 1)), rhs_dilation=(1, 2)),
+        ("NCHW", "OIHW", "NCHW"),
     ),
     "transposed": (
         (2, 2, 3, 4),
@@ -59,7 +59,10 @@ CONVOLUTIONS = {
 }
 
 
-@pytest.mark.parametrize("kind", CONVOLUTIONS)
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in list(CONVOLUTIONS)[1:]]
+
+
+@pytest.mark.parametrize("kind", [next(iter(CONVOLUTIONS)), *SLOW])
 def test_a_convolution_has_the_angles_of_its_patches(rng, kind):
     shape, options, layout = CONVOLUTIONS[kind]
     convolve = partial(lax.conv_general_dilated, dimension_numbers=layout, **options)
@@ -214,6 +217,24 @@ def test_each_constructed_fault_shows_in_its_numbers(rng):
     assert list(np.flatnonzero(second.eps_share > 0.5)) == [3]
 
 
+def test_a_plain_layer_whose_means_dominate_shows_by_name(rng):
+    def loss(params, x, targets):
+        h = jax.nn.sigmoid(batch_norm(x @ params["first"])[0])
+        h = jnp.tanh(batch_norm((h + 20) @ params["normal"])[0] + h @ params["skip"])
+        return ((h @ params["last"] - targets) ** 2).sum()
+
+    shapes = {"first": (4, 6), "normal": (6, 5), "skip": (6, 5), "last": (5, 2)}
+    params = {name: rng.normal(size=shape) / 2 for name, shape in shapes.items()}
+    x, targets = rng.normal(size=(12, 4)), rng.normal(size=(12, 2)) + 9
+    observed = observe(loss, params, x, targets, plain=True)
+    parts = {layer.name: geometry.weight_parts(layer.angles) for layer in observed.layers}
+    normalized = [name for name, part in parts.items() if part.means is None]
+    assert normalized == ["params['first']", "params['normal']"]  # 20 is in no gradient
+    skip = parts["params['skip']"]
+    assert np.linalg.norm(skip.means) > 3 * np.linalg.norm(skip.amplitude * skip.bracket)
+    assert_gradients(observed, gradient(loss, params, x, targets), 1e-12)
+
+
 def test_marks_are_in_no_other_program():
     inner = jax.jit(lambda x: batch_norm(x)[0])
 
@@ -234,6 +255,31 @@ def test_a_batch_of_one_is_listed():
     observed = geometry.observe_function(loss, jnp.ones((2, 2)), jnp.ones((1, 2)))
     assert observed.layers == ()
     assert observed.skipped == (("normalization", "each channel has one value"),)
+
+
+def test_layers_in_nested_scans_and_what_plain_layers_hide(rng):
+    def loss(params, x):
+        def inner(h, W):
+            return batch_norm(h @ W)[0], None
+
+        def outer(h, W):
+            return lax.scan(inner, h, W)[0], None
+
+        h, _ = lax.scan(outer, x, params["W"])
+        h = lax.cond(h[0, 0] > 0, lambda h: h @ params["V"], lambda h: h, h)
+        return (jnp.einsum("hsj,hji->hsi", h.reshape(2, -1, 3), params["U"]) ** 3).sum()
+
+    shapes = {"W": (2, 1, 3, 3), "V": (3, 3), "U": (2, 3, 3)}
+    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    x = rng.normal(size=(8, 3))
+    observed = observe(loss, params, x, plain=True)
+    names = [layer.name for layer in observed.layers]
+    assert names == ["params['W'][0][0]", "params['W'][1][0]"]
+    assert observed.skipped == (
+        ("params['V']", "it is inside `cond`, which is not entered"),
+        ("params['U']", "it is a batched product, in which each element has its own weights"),
+    )
+    assert_gradients(observed, gradient(loss, params, x), 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +337,9 @@ def test_the_layers_of_an_nnx_model_are_found(rng):
             h = nnx.relu(self.norm(self.conv(x))).mean((1, 2))
             return self.norm2(self.dense(h))
 
-    graph, weights, rest = nnx.split(Model(nnx.Rngs(0)), nnx.Param, ...)
+    model = Model(nnx.Rngs(0))
+    model.norm.bias[...] = jnp.array([0, 0, -50, 0], jnp.float32)  # dead behind relu
+    graph, weights, rest = nnx.split(model, nnx.Param, ...)
 
     def loss(params, rest, x, targets):
         return ((nnx.merge(graph, params, rest, copy=True)(x) - targets) ** 2).mean()
@@ -303,6 +351,7 @@ def test_the_layers_of_an_nnx_model_are_found(rng):
         "params['dense']['kernel']",
     ]
     assert_gradients(observed, jax.grad(loss)(weights, rest, *batch), 1e-10)
+    assert list(geometry.dead(observed.layers[0].angles)) == [False, False, True, False]
 
 
 @pytest.mark.peers
@@ -328,6 +377,8 @@ def test_the_layers_of_an_equinox_model_are_found(rng, key):
             return self.norms[1](self.dense(jax.nn.relu(x).mean((1, 2))), state)
 
     model, state = eqx.nn.make_with_state(Model)(key)
+    gamma = jnp.array([1.0, 0.0, 1.0, 1.0])
+    model = eqx.tree_at(lambda model: model.norms[0].weight, model, gamma)
     weights, rest = eqx.partition(model, eqx.is_inexact_array)
 
     def loss(params, state, x, targets):
@@ -346,3 +397,4 @@ def test_the_layers_of_an_equinox_model_are_found(rng, key):
     assert_gradients(
         observed, grads, 1e-5, dict.fromkeys(("params.conv.weight", "params.dense.weight"), 0)
     )
+    assert list(observed.layers[0].angles.scale == 0) == [False, True, False, False]

@@ -12,8 +12,8 @@ from jax import Array
 from jax.extend.core import JaxprEqn
 
 LINEAR = ("dot_general", "conv_general_dilated")
-_UNCHANGED = ("convert_element_type", "reduce_precision", "copy", "copy_p", "optimization_barrier")
-_RESHAPING = ("reshape", "squeeze", "expand_dims", "broadcast_in_dim")
+_UNCHANGED = ("convert_element_type", "reduce_precision", "copy", "sharding_constraint", "reshard")
+_RESHAPING = ("reshape", "squeeze", "broadcast_in_dim")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,10 @@ def find_feed(x: Value, features: tuple[int, ...]) -> Feed:
             moves.append(move)
             channel = _moved_channels(channel, x.array.shape, move)
         x = before
-    feed = linear_operation(x)
+    try:
+        feed = linear_operation(x)
+    except Unfollowed as reason:
+        raise Unfollowed(f"its input is {reason}") from None
     shape = x.array.shape
     if any(channel[a] != (a in feed.neurons) for a in range(len(shape)) if shape[a] > 1):
         raise Unfollowed("its channels are not the outputs of the linear operation before it")
@@ -92,29 +95,29 @@ def linear_operation(x: Value) -> Feed:
     """Return the linear operation that computes x, without moves.
 
     Raises:
-        Unfollowed: One operand must be the parameters', the other the batch's; or it is one of the
-            rare operations that are not measured.
+        Unfollowed: Not one operand is the parameters' and the other the batch's; or it is one of
+            the rare operations that are not measured.
     """
     assert x.eqn is not None
     first, second = x.inputs
     if first.batch and second.batch:
-        raise Unfollowed("its input is the product of two arrays that both depend on the batch")
+        raise Unfollowed("the product of two arrays that both depend on the batch")
     if not first.batch and not second.batch:
-        raise Unfollowed("its input does not depend on the batch")
+        raise Unfollowed("the product of two arrays that do not depend on the batch")
     W = second if first.batch else first
     if not W.names:
-        raise Unfollowed("the weights of the linear operation before it are not in `params`")
+        raise Unfollowed("a linear operation whose weights are not in `params`")
     weights_first = W is first
     if x.eqn.primitive.name == "conv_general_dilated":
         if weights_first:
-            raise Unfollowed("its input is convolved with the batch: the weights are the image")
+            raise Unfollowed("a convolution with the batch, of an image that is a parameter")
         if x.eqn.params["batch_group_count"] != 1:
-            raise Unfollowed("its input is a convolution with groups of samples")
+            raise Unfollowed("a convolution with groups of samples")
         neurons = (x.eqn.params["dimension_numbers"].out_spec[1],)
     else:
         (left, _), batched = x.eqn.params["dimension_numbers"]
         if any(batched):
-            raise Unfollowed("its input is a batched product, with weights for each element")
+            raise Unfollowed("a batched product, in which each element has its own weights")
         free = W.array.ndim - len(left)
         start = 0 if weights_first else x.array.ndim - free
         neurons = tuple(range(start, start + free))

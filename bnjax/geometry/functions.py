@@ -35,7 +35,7 @@ class ObservedLayer:
     Attributes:
         name: The path of its weights, such as "params['conv1']['kernel']"; of γ where the weights
             are not known. In a scan the index of the step follows. Where parameters are used
-            several times, " (2)" and so on follows.
+            several times, " (2)" and so on follows. "normalization" where neither is known.
         angles: Its `Angles`. Of a convolution n_in counts the entries of one neuron's kernel, and
             B samples times positions. n_in is 0 where the linear operation is not known.
         W: The weights, (n_in, n_out): all axes of a kernel but that of the neurons are one, in
@@ -56,7 +56,8 @@ class Observed:
 
     Attributes:
         layers: The layers in the order of the program; `observed[name]` is one of them.
-        skipped: (name, reason) of each normalization that is not measured, static.
+        skipped: (name, reason) of each layer that is not measured, static. The name is the path of
+            its weights or of γ, or "normalization".
     """
 
     layers: tuple[ObservedLayer, ...]
@@ -151,7 +152,8 @@ def _observe(
     for site, own, delta in zip(sites, arrays, deltas, strict=True):
         if site.norm or site.feed is None or site.feed.eqn not in normalized:
             layers += _layers_of(site, own, delta)
-    return Observed(_numbered(layers), tuple(_named(skipped)))
+    named = ((name or "normalization", reason) for name, reason in skipped)
+    return Observed(_numbered(layers), tuple(named))
 
 
 def _path(keys: tuple[Any, ...]) -> str:
@@ -241,7 +243,3 @@ def _numbered(layers: list[ObservedLayer]) -> tuple[ObservedLayer, ...]:
         seen[name] += 1
         found.append(replace(layer, name=name if seen[name] == 1 else f"{name} ({seen[name]})"))
     return tuple(found)
-
-
-def _named(skipped: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(name or "normalization", reason) for name, reason in skipped]

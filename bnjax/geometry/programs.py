@@ -101,10 +101,8 @@ class Evaluation:
         if name == "scan" and (_marks_in(eqn.params["jaxpr"].jaxpr) or self.plain):
             return self._scan(eqn, inputs)
         names = frozenset[str]().union(*(v.names for v in inputs))
-        hidden = dict.fromkeys(mark.number for inner in _inner(eqn) for mark in _marks_in(inner))
-        reason = f"it is inside `{called_name(eqn)}`, which is not entered"
-        self.skipped += [("".join(names) if len(names) == 1 else "", reason)] * len(hidden)
         batch = any(v.batch for v in inputs)
+        self._list_hidden(eqn, "".join(names) if len(names) == 1 else "", batch and bool(names))
         outs = [
             Value(a, frozenset() if batch else names, batch, eqn, inputs)
             for a in _evaluate(eqn, [v.array for v in inputs])
@@ -145,11 +143,24 @@ class Evaluation:
         site = Site(name, arrays, True, mark.features, mark.eps, feed, unfollowed)
         return self._tapped(site, y)
 
+    def _list_hidden(self, eqn: JaxprEqn, name: str, combines: bool) -> None:
+        """List the layers inside an equation that is not entered."""
+        inner = list(_inner(eqn))
+        marks = dict.fromkeys(mark.number for one in inner for mark in _marks_in(one))
+        number = len(marks)
+        if self.plain and combines and not marks:
+            number = int(any(_holds_linear(one) for one in inner))
+        reason = f"it is inside `{called_name(eqn)}`, which is not entered"
+        self.skipped += [(name, reason)] * number
+
     def _plain(self, out: Value) -> Value:
         """Tap a linear operation that may have no normalization."""
         try:
             feed = linear_operation(out)
-        except Unfollowed:
+        except Unfollowed as reason:
+            names = [_name(value) for value in out.inputs if value.names]
+            if names and out.batch:  # of parameters and the batch
+                self.skipped.append((names[0], f"it is {reason}"))
             return out
         arrays = {"x": out.array, "u": feed.u.array, "W": feed.W.array}
         return self._tapped(Site(_name(feed.W), arrays, False, feed.neurons, 0.0, feed), out)
@@ -184,8 +195,9 @@ class Evaluation:
         options = {name: p[name] for name in ("length", "reverse", "unroll")}
         carry, (ys, found) = lax.scan(step, [v.array for v in initial], xs, **options)
         (inner,), length = inside, p["length"]
-        stacked = [jax.ShapeDtypeStruct((length, *s.shape), s.dtype) for s in inner.shapes]
-        self.shapes.append(stacked)
+        self.shapes.append(
+            jax.tree.map(lambda s: jax.ShapeDtypeStruct((length, *s.shape), s.dtype), inner.shapes)
+        )
         for site, arrays in zip(inner.sites, found, strict=True):
             self.sites.append(replace(site, arrays=arrays, steps=(length, *site.steps)))
         self.skipped += inner.skipped
@@ -232,6 +244,13 @@ def _inner(eqn: JaxprEqn) -> Iterator[Jaxpr]:
                 yield one.jaxpr
             elif isinstance(one, Jaxpr):
                 yield one
+
+
+def _holds_linear(jaxpr: Jaxpr) -> bool:
+    """Return whether a linear operation is in a program, or in what it holds."""
+    return any(
+        eqn.primitive.name in LINEAR or any(map(_holds_linear, _inner(eqn))) for eqn in jaxpr.eqns
+    )
 
 
 def _marks_in(jaxpr: Jaxpr) -> list[Mark]:
