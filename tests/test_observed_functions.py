@@ -173,6 +173,10 @@ def test_what_cannot_be_followed_is_listed_with_the_reason(rng):
     for name in ("input", "sum", "relu", "product"):  # without inputs, but with all else
         angles = observed[f"params['{name}']"].angles
         assert angles.cos2.shape == (0, 4) and np.all(angles.sd_x > 0)
+        assert geometry.reasons(angles).shape == geometry.gradients(angles).W.shape == (0, 4)
+        assert not np.any(geometry.synced(angles).size) and not np.any(
+            geometry.removed(angles).share
+        )
 
 
 def cnn_loss(params, x, targets):
