@@ -173,7 +173,7 @@ class Evaluation:
     def _scan(self, eqn: JaxprEqn, inputs: tuple[Value, ...]) -> list[Value]:
         """Evaluate a scan whose body is evaluated in turn."""
         p = eqn.params
-        body, consts, carried = p["jaxpr"], p["num_consts"], p["num_carry"]
+        body, (consts, carried) = p["jaxpr"], _count_scanned(eqn)
         initial, scanned = inputs[consts : consts + carried], inputs[consts + carried :]
         inside: list[Evaluation] = []
 
@@ -203,6 +203,22 @@ class Evaluation:
         self.skipped += inner.skipped
         batch = any(v.batch for v in inputs)
         return [Value(a, batch=batch, origin="the output of a scan") for a in [*carry, *ys]]
+
+
+def _count_scanned(eqn: JaxprEqn) -> tuple[int, int]:
+    """Return how many inputs of a scan are constants, and how many are carried.
+
+    From the ranks, as the parameters that say so differ between versions of JAX: what is scanned or
+    stacked has an axis more than in the body.
+    """
+    body = eqn.params["jaxpr"].jaxpr
+
+    def whole(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+        pairs = zip(outside, inside, strict=True)
+        return sum(len(a.aval.shape) == len(b.aval.shape) for a, b in pairs)
+
+    carried = whole(eqn.outvars, body.outvars)
+    return whole(eqn.invars, body.invars) - carried, carried
 
 
 def _obstacle(around: dict[str, tuple[Mark, Value]]) -> str:
