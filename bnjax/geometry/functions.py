@@ -35,7 +35,8 @@ class ObservedLayer:
     Attributes:
         name: The path of its weights, such as "params['conv1']['kernel']"; of γ where the weights
             are not known. In a scan the index of the step follows. Where parameters are used
-            several times, " (2)" and so on follows. "normalization" where neither is known.
+            several times, " (2)" and so on follows; their gradient is the sum over these layers.
+            "normalization" where neither is known.
         angles: Its `Angles`. Of a convolution n_in counts the entries of one neuron's kernel, and
             B samples times positions. n_in is 0 where the linear operation is not known.
         W: The weights, (n_in, n_out): all axes of a kernel but that of the neurons are one, in
