@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
-from bnjax import _checks, collectives, kernel
+from bnjax import _checks, _marks, collectives, kernel
 from bnjax._checks import Axis
 from bnjax.collectives import Names
 from bnjax.layout import accumulator_dtype
@@ -151,7 +151,11 @@ def check_and_normalize(
     dtype = check_options(function, eps, rule, masked, dtype)
     if weights is None and axis_name is None:
         if allow_single_value and _checks.single_value(x, features):
-            return _normalize_single_value(x, gamma, beta, given, features, float(eps), dtype)
+            y, found = _normalize_single_value(x, gamma, beta, given, features, float(eps), dtype)
+            if _marks.observing.value:
+                mark = _marks.new_mark(x, features, float(eps), "each channel has one value", 0)
+                y = _marks.put(mark._replace(role="y"), y)
+            return y, found
         _checks.several_samples(function, x, features)
     constants = weights, mean_guess, *(given or ())
     x, gamma, beta, axes = collectives.resolve(
@@ -160,9 +164,30 @@ def check_and_normalize(
     config = RuleConfig(features, float(eps), axes, masked, dtype)
     over_vmap = rule != "autodiff" and collectives.split_vmapped(axes)[1].names
     rule_applied = normalize_over_vmap if over_vmap else RULES[rule]
-    y, moments = rule_applied(config, x, gamma, beta, weights, mean_guess, given)
+    arguments = x, gamma, beta, weights, mean_guess, given
+    if _marks.observing.value:
+        y, moments = _normalize_marked(rule_applied, config, *arguments)
+    else:
+        y, moments = rule_applied(config, *arguments)
     shape = [x.shape[a] for a in features]
     return y, Moments(*(part.reshape(shape) for part in moments if part is not None))
+
+
+def _normalize_marked(rule, config, x, gamma, beta, weights, mean_guess, given):
+    """Normalize by a rule, and mark x, γ and y for `geometry.observe_function`."""
+    on_mesh, vmapped = collectives.split_vmapped(config.axes)
+    obstacles = {
+        "it is batch renormalization": given is not None,
+        "it has sample weights or a mask": weights is not None,
+        "it normalizes over several devices": bool(on_mesh.names),
+    }
+    obstacle = next((text for text, found in obstacles.items() if found), "")
+    mark = _marks.new_mark(x, config.features, config.eps, obstacle, len(vmapped.names))
+    x = _marks.put(mark, x)
+    if gamma is not None:
+        gamma = _marks.put(mark._replace(role="gamma", ndim=gamma.ndim), gamma)
+    y, moments = rule(config, x, gamma, beta, weights, mean_guess, given)
+    return _marks.put(mark._replace(role="y"), y), moments
 
 
 def check_options(

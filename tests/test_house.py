@@ -38,6 +38,7 @@ FLOORS = (
     "moments",
     "effective_counts",
     "audit",
+    "_marks",
     "_checks",
     "collectives",
     "layout",
@@ -47,7 +48,8 @@ FLOORS = (
 # all that `batch_norm`, `normalize` and `Moments` load
 NORM = {
     "bnjax",
-    *("bnjax._checks", "bnjax._xla", "bnjax.collectives", "bnjax.kernel", "bnjax.layout"),
+    *("bnjax._checks", "bnjax._marks", "bnjax._xla", "bnjax.collectives", "bnjax.kernel"),
+    "bnjax.layout",
     *("bnjax.moments", "bnjax.norm", "bnjax.rules"),
     *("bnjax.rules.forward", "bnjax.rules.given", "bnjax.rules.jvp", "bnjax.rules.vjp"),
     *("bnjax.effective_counts", "bnjax.powers_of_two", "bnjax.rules.vmapped"),

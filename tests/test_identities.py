@@ -8,7 +8,7 @@ import pytest
 from bnjax import activations, backprop, costs, folding, identities, kernel, moments, population
 from bnjax.identities import draws, entries
 
-COUNTS = {"BL": 10, "BN": 6, "D": 18, "P": 9, "R": 1, "G": 7, "E": 14}
+COUNTS = {"BL": 10, "BN": 6, "D": 18, "P": 9, "R": 1, "G": 8, "E": 14}
 ALL = identities.all()
 BY_TAG = {one.tag: one for one in ALL}
 # (dtype, ε, B, n)

@@ -3,10 +3,13 @@
 The modules: `vectors` (standardized columns), `angles` (G.1, one layer), `parts` (G.2–G.5:
 gradients and propagated errors), `stopping` (G.6: what no longer learns), `layers` (weights,
 activations and outputs), `record` (the angles of all layers of a network), `summary` (a network in
-few numbers), with `layer_summary` and `histograms`.
+few numbers), with `layer_summary` and `histograms`. `functions` (the layers of any JAX function),
+with `programs` (its traced program), `feeds` (what linear operation feeds a normalization) and
+`convolutions` (G.8).
 """
 
 from bnjax.geometry.angles import Angles, layer_angles
+from bnjax.geometry.functions import Observed, ObservedLayer, observe_function
 from bnjax.geometry.histograms import COSINE_BINS, PERCENTILES
 from bnjax.geometry.layers import (
     SATURATED,
@@ -42,6 +45,8 @@ __all__ = [
     "REASONS",
     "SATURATED",
     "Angles",
+    "Observed",
+    "ObservedLayer",
     "Parts",
     "Propagated",
     "Removed",
@@ -55,6 +60,7 @@ __all__ = [
     "handed_to_gamma",
     "layer_angles",
     "observe",
+    "observe_function",
     "percentiles",
     "propagated",
     "rank",

@@ -38,7 +38,8 @@ class Angles(NamedTuple):
         sin1: |sin θ1|, (n_out,): the length of Δ̂'s component orthogonal to x̂, in units of √B,
             accurate where it is small; 1 where Δ has a direction and x has none.
         mean_delta: ⟨Δ_i⟩, (n_out,).
-        mean_u: ⟨u_j⟩, (n_in,).
+        mean_u: ⟨u_j⟩, (n_in,); as the two other quantities of u, (n_in, n_out) in a grouped
+            convolution, where each neuron has inputs of its own.
         sd_delta: σ(Δ_i), (n_out,).
         sd_u: σ(u_j), (n_in,).
         sd_x: σ(x_i), (n_out,).
@@ -131,6 +132,22 @@ def _compute_angles(
     return angles_between(u_, x_, delta_, gamma, w, eps=eps, norm=norm)
 
 
+class Inputs(NamedTuple):
+    """What the angles hold of a layer's inputs (G.1).
+
+    Attributes:
+        mean: ⟨u_j⟩, (n_in,), or (n_in, n_out) where each neuron has inputs of its own.
+        sd: σ(u_j), of the same shape.
+        cos2: cos θ2, (n_in, n_out).
+        cos3: cos θ3, (n_in, n_out).
+    """
+
+    mean: Array
+    sd: Array
+    cos2: Array
+    cos3: Array
+
+
 def angles_between(
     u: Standardized,
     x: Standardized,
@@ -142,16 +159,30 @@ def angles_between(
     norm: bool = True,
 ) -> Angles:
     """Compute the angles between vectors that are standardized already (G.1)."""
-    batch = len(u.hat)
-    count = jnp.asarray(batch, u.sd.dtype) if w is None else jnp.sum(w)
-    fraction = 1 / batch if w is None else w / jnp.where(count == 0, 1, count)
-    cos1 = jnp.sum(fraction * delta.hat * x.hat, 0)
-    orthogonal = delta.hat - cos1[None] * x.hat
+    fraction, _ = _fractions(x, w)
     inputs = (fraction * u.hat).T
     # full precision: by default a GPU or TPU would round the vectors to about three digits
     cos2, cos3 = (jnp.matmul(inputs, a.hat, precision=lax.Precision.HIGHEST) for a in (x, delta))
+    found = Inputs(u.mean, u.sd, cos2, cos3)
+    return angles_with_inputs(found, x, delta, gamma, w, eps=eps, norm=norm)
+
+
+def angles_with_inputs(
+    u: Inputs,
+    x: Standardized,
+    delta: Standardized,
+    gamma: Array | None = None,
+    w: Array | None = None,
+    *,
+    eps: float,
+    norm: bool = True,
+) -> Angles:
+    """Compute the angles of a layer whose inputs are compared with Δ and x already (G.1)."""
+    fraction, count = _fractions(x, w)
+    cos1 = jnp.sum(fraction * delta.hat * x.hat, 0)
+    orthogonal = delta.hat - cos1[None] * x.hat
     # rounding may yield 1 + 1e-16, which is the cosine of no angle
-    cos1, cos2, cos3 = (jnp.clip(c, -1, 1) for c in (cos1, cos2, cos3))
+    cos1, cos2, cos3 = (jnp.clip(c, -1, 1) for c in (cos1, u.cos2, u.cos3))
     rho = eps_share = scale = None
     if norm:
         root = math.sqrt(eps)
@@ -177,6 +208,18 @@ def angles_between(
         eps_share=eps_share,
         scale=scale,
     )
+
+
+def _fractions(x: Standardized, w: Array | None) -> tuple[float | Array, Array]:
+    """Return w/n and n; 1/B and B without weights."""
+    batch = len(x.hat)
+    count = jnp.asarray(batch, x.sd.dtype) if w is None else jnp.sum(w)
+    return (1 / batch if w is None else w / jnp.where(count == 0, 1, count)), count
+
+
+def per_weight(of_inputs: Array) -> Array:
+    """Return a quantity of the inputs, (n_in,) or (n_in, n_out), to be combined with weights."""
+    return of_inputs[:, None] if of_inputs.ndim == 1 else of_inputs
 
 
 def normalization_terms(function: str, angles: Angles) -> tuple[Array, Array, Array]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from bnjax.geometry.angles import Angles
+from bnjax.geometry.angles import Angles, per_weight
 from bnjax.network import Dense, NormDense
 
 
@@ -66,9 +66,9 @@ def weight_parts(angles: Angles) -> Parts:
         0.800 · 0.640
         0.800 · -0.480
     """
-    sd_u = angles.sd_u[:, None]
+    sd_u = per_weight(angles.sd_u)
     if angles.rho is None or angles.scale is None:
-        means = angles.count * angles.mean_u[:, None] * angles.mean_delta[None]
+        means = angles.count * per_weight(angles.mean_u) * angles.mean_delta[None]
         return Parts(sd_u * (angles.count * angles.sd_delta)[None], angles.cos3, means)  # G.3
     bracket = angles.cos3 - (angles.rho**2 * angles.cos1)[None] * angles.cos2
     # γ r σ(Δ) first: σ(u) may be as large as r is small

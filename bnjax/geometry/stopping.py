@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from bnjax.geometry.angles import Angles, normalization_terms
+from bnjax.geometry.angles import Angles, normalization_terms, per_weight
 from bnjax.geometry.parts import error_residual, input_residual
 from bnjax.geometry.vectors import column_norms
 
@@ -114,7 +114,7 @@ def stopped(angles: Angles, *, below: float = ALIGNED) -> Array:
 def _aligned_inputs(function: str, angles: Angles, below: float) -> Array:
     _, eps_share, _ = normalization_terms(function, angles)
     residual = input_residual(angles, eps_share)
-    return (residual < below**2) & angles.u_varies[:, None] & angles.x_varies[None]
+    return (residual < below**2) & per_weight(angles.u_varies) & angles.x_varies[None]
 
 
 def synced(angles: Angles, *, below: float = ALIGNED) -> Synced:
@@ -189,11 +189,11 @@ def reasons(angles: Angles, *, below: float = ALIGNED) -> Array:
     no_error, no_input = ~angles.delta_varies, ~angles.u_varies
     if angles.scale is None:  # G.3: the means contribute, too
         no_error, no_input = dead(angles), no_input & (angles.mean_u == 0)
-        found = [no_error[None], no_input[:, None]]
+        found = [no_error[None], per_weight(no_input)]
     else:
         found = [
             no_error[None],
-            no_input[:, None],
+            per_weight(no_input),
             (angles.scale == 0)[None],
             handed_to_gamma(angles, below=below)[None],
             stopped(angles, below=below),
@@ -225,8 +225,8 @@ def removed(angles: Angles) -> Removed:
     # each without the factor B γ_i r_i |Δ_i|/√B, which all have in common
     size = jnp.hypot(angles.sd_delta, angles.mean_delta)
     safe = jnp.where(size > 0, size, 1)
-    by_mean = angles.mean_u[:, None] * (angles.mean_delta / safe)[None]
-    amplitude = angles.sd_u[:, None] * (angles.sd_delta / safe)[None]
+    by_mean = per_weight(angles.mean_u) * (angles.mean_delta / safe)[None]
+    amplitude = per_weight(angles.sd_u) * (angles.sd_delta / safe)[None]
     by_x_hat = amplitude * (rho**2 * angles.cos1)[None] * angles.cos2
     parts = amplitude * angles.cos3 + by_mean, by_mean + by_x_hat, by_mean, by_x_hat
     frozen, *differences = map(column_norms, parts)  # D.13 first

@@ -54,6 +54,8 @@ def standardize_all(arrays: Sequence[Array], weights: Array | None = None) -> li
 
 def column_norms(a: Array) -> Array:
     """Return the Euclidean norm of each column, (n,), also where its square underflows."""
+    if not len(a):  # nothing has no maximum
+        return jnp.zeros_like(a, shape=a.shape[1:])
     largest = jnp.max(jnp.abs(a), 0)
     safe = jnp.where(largest > 0, largest, 1)
     return largest * jnp.sqrt(jnp.sum((a / safe[None]) ** 2, 0))

@@ -16,6 +16,7 @@ from jax import Array
 from bnjax.identities import (
     accumulation,
     baseline,
+    convolutions,
     derivatives,
     descent,
     draws,
@@ -48,7 +49,7 @@ __all__ = [
 
 _MODULES = (
     *(baseline, descent, normalization, derivatives, layers, samples, accumulation),
-    *(population, draws, renormalization, geometry, propagation),
+    *(population, draws, renormalization, geometry, propagation, convolutions),
     *(errata_insights, errata_notes, errata_lectures),
 )
 

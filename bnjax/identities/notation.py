@@ -61,6 +61,12 @@ SYMBOLS: dict[str, tuple[Symbol, ...]] = {
         Symbol("W", "W", "(n_in, n_out)", "weights"),
         Symbol("b", "b", "(n_out,)", "bias, in the baseline network"),
         Symbol("x", "x", "(B, n_out)", "what is normalized, u W"),
+        Symbol(
+            "Λ, Λ'",
+            "",
+            "",
+            "x = Λ(u, W): a product or a convolution; Λ'(u, t): its pull-back to W at t",
+        ),
         Symbol("μ", "mean", "(n_out,)", "mean of x over the samples"),
         Symbol(
             "σ², σ", "var", "(n_out,)", "biased variance of x over the samples; its square root"
