@@ -1,6 +1,6 @@
 """Every change that a command makes to a folder, and kills between them.
 
-    python kills.py FOLDER N ARGUMENTS      runs `bnjax ARGUMENTS`, killed at its N-th change
+    python kills.py FOLDER N arguments      runs `bnjax arguments`, killed at its N-th change
 
 A write at which a process is killed is torn: half of its bytes are there.
 """
