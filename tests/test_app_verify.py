@@ -124,7 +124,7 @@ def test_the_options_choose_the_cases(pretend, capsys):
     pretend(lambda tag, case: seen.add((tag, case.dtype, case.eps, case.batch, case.width)) or 0.0)
     options = ["--eps", "0.5", "--batch", "2", "--width", "1", "--dtype", "float32"]
     assert run(["verify", "--only", "G", *options]) == 0
-    assert seen == {(f"G.{k}", "float32", 0.5, 2, 1) for k in range(1, 6)}
+    assert seen == {(f"G.{k}", "float32", 0.5, 2, 1) for k in (1, 2, 3, 4, 5, 8)}
     out = capsys.readouterr().out
     assert re.search(r"G\.6 .*│ +– │ needs ε = 0", out)
 

@@ -160,6 +160,10 @@ def calls():
             "effective_rate": (geometry.effective_rate, W),
             "layer_angles": (geometry.layer_angles, u, X, X, C),
             "observe": (partial(geometry.observe, net), *batch),
+            "observe_function": (
+                partial(geometry.observe_function, partial(bnjax.cost, net), has_aux=True),
+                *(params, state, x, targets),
+            ),
             "saturation": (partial(geometry.saturation, activation="tanh"), X),
             "summarize": (partial(geometry.summarize, net), *batch),
             "weight_norms": (geometry.weight_norms, W, W),
