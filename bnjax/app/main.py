@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import bnjax
-from bnjax.app.errors import UserError
+from bnjax.app.errors import UserError, printable
 from bnjax.app.io import signals
 
 _DESCRIPTION = """Batch normalization, trained, checked and explained.
@@ -105,8 +105,7 @@ def _given(arguments: Sequence[str]) -> frozenset[str]:
 
 
 def _complain(message: str) -> int:
-    line = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in message)
-    print(f"bnjax: {line}", file=sys.stderr)
+    print(f"bnjax: {printable(message)}", file=sys.stderr)
     return 2
 
 

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from bnjax.app.errors import printable
+
 _LINES = 10  # plain lines per network over a whole run
 
 
@@ -29,7 +31,7 @@ class _PlainConsole(Console):
                 room = self.options.update(max_width=10_000)
                 if self.measure(each, options=room).minimum > self.width:
                     each, options = _rows(each), options | {"soft_wrap": True}
-            shown.append(_printable(each) if isinstance(each, str) else each)
+            shown.append(printable(each, keep="\n") if isinstance(each, str) else each)
         super().print(*shown, **options)
 
 
@@ -40,10 +42,6 @@ def _rows(table: Table) -> str:
         pairs = zip(titles, cells, strict=True)
         blocks.append("\n  ".join(f"{title}: {cell}" for title, cell in pairs if cell != ""))
     return "\n".join([str(table.title)] * bool(table.title) + blocks)
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def console(*, stderr: bool = False, **options: Any) -> Console:
