@@ -1,12 +1,11 @@
 """The README's code runs as it stands, and its commands are the ones that .ci/run runs."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import pytest
+from processes import ended, python
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -35,14 +34,11 @@ def test_each_block_runs_alone(code):
 def test_all_blocks_run_in_order_in_a_fresh_interpreter():
     pytest.importorskip("flax", reason="pip install '.[flax]'")
     script = "\n".join(BLOCKS)
-    process = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
-    )
-    assert process.returncode == 0, process.stderr
+    printed = ended(python("-c", script))[0].splitlines()
     promised = re.findall(r"print\(.*\)  # (.*)", script)
     assert promised
-    assert set(promised) <= set(process.stdout.splitlines())
-    losses = [float(line) for line in process.stdout.splitlines()[:5]]
+    assert set(promised) <= set(printed)
+    losses = [float(line) for line in printed[:5]]
     assert losses == sorted(losses, reverse=True)
 
 
