@@ -51,6 +51,7 @@ autodoc_typehints = "none"  # the docstrings say shapes and dtypes
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_attr_annotations = False
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 
@@ -62,6 +63,7 @@ html_title = "bnjax"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_domain_indices = False
 html_copy_source = False
 html_theme_options = {
     "logo": {"text": "bnjax"},

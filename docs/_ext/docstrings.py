@@ -2,11 +2,15 @@
 
 import re
 
+from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
 
 ROW = re.compile(r"( *)\((?:BL|BN|[DPGER])\.\d+\)\s+\S.*")  # an equation: (D.4)  x̄ = K(ȳ)
 DERIVED = re.compile(r" *==> ")
 CODE = re.compile(r"(``.+?``|`[^`]+`)")
+NO_LINKS = nodes.reference | nodes.title | addnodes.pending_xref | addnodes.download_reference
 MARKUP = re.compile(r"(\*|\||(?<=\w)_(?!\w))")  # what reStructuredText would read as markup
 
 
@@ -14,6 +18,7 @@ def escape(line: str) -> str:
     """Return a line of text in which nothing but `code` is markup."""
     parts = CODE.split(line)
     parts[::2] = [MARKUP.sub(r"\\\1", part) for part in parts[::2]]
+    parts[2::2] = [rf"\ {part}" if part[:1].isalnum() else part for part in parts[2::2]]  # `key`s
     return "".join(parts)
 
 
@@ -91,8 +96,43 @@ def skip(app: Sphinx, what: str, name: str, obj, skipped: bool, options) -> bool
     return None
 
 
+def known_name(app: Sphinx, env, node, contnode):
+    """Resolve `training.fit` and `batch_norm` as bnjax.training.fit and bnjax.batch_norm."""
+    if node.get("refdomain") != "py" or node["reftarget"].startswith("bnjax."):
+        return None
+    domain = env.get_domain("py")
+    target = f"bnjax.{node['reftarget'].rstrip('()')}"
+    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
+
+
+class NamesAsLinks(SphinxPostTransform):
+    """Make `training.fit` and `batch_norm`, as code in a page, links to what is said of them."""
+
+    default_priority = 5  # before references are resolved
+
+    def run(self, **kwargs) -> None:
+        """Wrap those names that are documented."""
+        known = self.env.get_domain("py").objects
+        for node in list(self.document.findall(nodes.literal)):
+            name = node.astext().split("(")[0]
+            distinct = ("." in name or "_" in name) and f"bnjax.{name}" in known
+            if distinct and not isinstance(node.parent, NO_LINKS):
+                reference = addnodes.pending_xref(
+                    "",
+                    refdoc=self.env.docname,
+                    refdomain="py",
+                    reftype="obj",
+                    reftarget=f"bnjax.{name}",
+                    refexplicit=True,
+                )
+                node.replace_self(reference)
+                reference += node
+
+
 def setup(app: Sphinx) -> dict:
     """Connect the functions above."""
+    app.connect("missing-reference", known_name)
+    app.add_post_transform(NamesAsLinks)
     app.connect("autodoc-process-docstring", convert, priority=100)  # before napoleon
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True}
