@@ -159,6 +159,7 @@ def draw_means(found: dict[str, Any], figure: Figure) -> None:
         for who, row in found.items():
             values = np.array([np.nan if v is None else v for v in row[what]])
             style = {"color": COLOURS[who], "label": who, "marker": "o", "markersize": 4}
+            style["linestyle"] = "--" if who == "torch" else "-"  # it lies on equinox's
             panel.loglog(OFFSETS, np.clip(values, None, 1e3), **style)
         panel.axhline(1, linewidth=1, linestyle=":", color="#888888")
         panel.set_xlabel("mean, in standard deviations")
@@ -205,7 +206,7 @@ def draw_passes(found: list[dict[str, Any]], figure: Figure) -> None:
         panel.set_xticks(range(len(shapes)), shapes)
         panel.set_title(title)
     axes[0].set_ylabel("passes over the batch (8: the fewest)")
-    axes[0].legend(fontsize=8, loc="lower left")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(whos))
 
 
 DRAWINGS = {"means": draw_means, "scales": draw_scales, "passes": draw_passes}
