@@ -42,6 +42,7 @@ def check_site():
         ('<img src="a.png" alt="a.png">', 2),  # neither there nor described
         ('<script src="https://example.org/a.js"></script>', 1),
         ('<i id="a"></i><i id="a"></i>', 1),
+        ('<a href="b.html">x <a href="b.html">y</a></a>', 1),
     ],
 )
 def test_a_fault_of_the_site_is_found(check_site, tmp_path, body, faults):

@@ -10,7 +10,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 ROW = re.compile(r"( *)\((?:BL|BN|[DPGER])\.\d+\)\s+\S.*")  # an equation: (D.4)  x̄ = K(ȳ)
 DERIVED = re.compile(r" *==> ")
 CODE = re.compile(r"(``.+?``|`[^`]+`)")
-NO_LINKS = nodes.reference | nodes.title | addnodes.pending_xref | addnodes.download_reference
+NO_LINKS = nodes.reference | nodes.title | addnodes.pending_xref
 MARKUP = re.compile(r"(\*|\||(?<=\w)_(?!\w))")  # what reStructuredText would read as markup
 
 
@@ -89,6 +89,12 @@ def convert(app: Sphinx, what: str, name: str, obj, options, lines: list[str]) -
     lines[:] = done
 
 
+def above(node: nodes.Node):
+    """Yield all nodes that hold a node, from the inside out."""
+    while (node := node.parent) is not None:
+        yield node
+
+
 def skip(app: Sphinx, what: str, name: str, obj, skipped: bool, options) -> bool | None:
     """Leave out what a NamedTuple writes of its fields: the docstring's Attributes say more."""
     if str(getattr(obj, "__doc__", "") or "").startswith("Alias for field number"):
@@ -116,7 +122,7 @@ class NamesAsLinks(SphinxPostTransform):
         for node in list(self.document.findall(nodes.literal)):
             name = node.astext().split("(")[0]
             distinct = ("." in name or "_" in name) and f"bnjax.{name}" in known
-            if distinct and not isinstance(node.parent, NO_LINKS):
+            if distinct and not any(isinstance(one, NO_LINKS) for one in above(node)):
                 reference = addnodes.pending_xref(
                     "",
                     refdoc=self.env.docname,

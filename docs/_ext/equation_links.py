@@ -3,6 +3,7 @@
 import io
 import tokenize
 
+from docstrings import above
 from docutils import nodes
 from source_pages import ROOT, TAG, files, link
 from sphinx.application import Sphinx
@@ -59,16 +60,13 @@ class TagsAsLinks(SphinxPostTransform):
 
     def linkable(self, node: nodes.Text) -> bool:
         """Return whether links may stand in a text: not in titles, links and highlighted code."""
-        above, node = [], node.parent
-        while node is not None:
-            above.append(node)
-            node = node.parent
-        block = next((one for one in above if isinstance(one, nodes.literal_block)), None)
+        holders = list(above(node))
+        block = next((one for one in holders if isinstance(one, nodes.literal_block)), None)
         if block is not None:
             if block.get("language") not in ("text", "none"):
                 return False
             block.rawsource = ""  # written as it stands, not highlighted
-        return not any(isinstance(one, NO_LINKS) for one in above)
+        return not any(isinstance(one, NO_LINKS) for one in holders)
 
     def linked(self, text: str, sheet: str):
         """Yield a text's parts, of which the tags are links."""
