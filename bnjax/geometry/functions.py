@@ -17,7 +17,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from bnjax import _marks
-from bnjax.geometry.angles import Angles, Inputs, angles_between, angles_with_inputs
+from bnjax.geometry.angles import Angles, Inputs, angles_between, product_inputs
 from bnjax.geometry.convolutions import convolution_inputs, kernel_matrix, samples_first
 from bnjax.geometry.feeds import Value, apply_moves
 from bnjax.geometry.programs import STEP, Evaluation, Site
@@ -204,7 +204,7 @@ def _measure(site: Site, arrays: dict[str, Array], delta: Array) -> tuple[Angles
         x_, delta_ = standardize_all([x, delta])
         none = jnp.zeros((0, x.shape[1]), dtype)
         found = Inputs(none[:, 0], none[:, 0], none, none)
-        return angles_with_inputs(found, x_, delta_, gamma, **options), none
+        return angles_between(found, x_, delta_, gamma, **options), none
     u, W = arrays["u"].astype(dtype), arrays["W"]
     params, neurons = feed.eqn.params, feed.neurons
     moved = (apply_moves(a.astype(dtype), feed.moves) for a in (arrays["x"], delta))
@@ -213,12 +213,13 @@ def _measure(site: Site, arrays: dict[str, Array], delta: Array) -> tuple[Angles
         (left, right), _ = params["dimension_numbers"]
         of_u, of_W = (right, left) if feed.weights_first else (left, right)
         u_, x_, delta_ = standardize_all([_rows(u, of_u), x, delta])
-        return angles_between(u_, x_, delta_, gamma, **options), _columns(W, of_W)
+        inputs = product_inputs(u_, x_, delta_)
+        return angles_between(inputs, x_, delta_, gamma, **options), _columns(W, of_W)
     order = samples_first(params)
     neuron = params["dimension_numbers"].rhs_spec[0]
     x_, delta_ = standardize_all([a.transpose(order).reshape(-1, W.shape[neuron]) for a in moved])
     found = convolution_inputs(u, W, x_, delta_, params)
-    return angles_with_inputs(found, x_, delta_, gamma, **options), kernel_matrix(W, params)
+    return angles_between(found, x_, delta_, gamma, **options), kernel_matrix(W, params)
 
 
 def _rows(a: Array, columns: Sequence[int]) -> Array:

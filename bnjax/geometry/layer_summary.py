@@ -13,7 +13,7 @@ from jax import Array
 
 from bnjax.activations import Activation
 from bnjax.geometry import stopping
-from bnjax.geometry.angles import Angles, angles_between, normalization_terms
+from bnjax.geometry.angles import Angles, angles_between, normalization_terms, product_inputs
 from bnjax.geometry.histograms import cosine_bins
 from bnjax.geometry.layers import saturation, standardized_spread
 from bnjax.geometry.parts import gamma_gradient, propagated, weight_parts
@@ -72,7 +72,7 @@ def summarize_layer(
     Returns:
         The fields as scalars, and what `cosine_bins` returns.
     """
-    angles = angles_between(u, x, delta, gamma, eps=eps)
+    angles = angles_between(product_inputs(u, x, delta), x, delta, gamma, eps=eps)
     angles = _without_normalization(angles, norm)
     mean_delta = jnp.where(norm, 0, angles.mean_delta)
     gradient = _gradient_norms(angles, W, mean_delta)
