@@ -110,6 +110,7 @@ def test_who_may_import_more_than_jax(room):
         "identities": {"numpy", "optax"},
         "own_rules": {"numpy"},
     }
+    more["geometry"] = {"numpy"}  # a recording is on the host
     more["folding"] = {"numpy"}  # float64 on the host, whatever JAX may hold
     more["layers"] = {"equinox", "flax", "haiku", "keras", "numpy"}
     more["audit"] = {"numpy"}  # it judges on the host in float64, whatever JAX is set to

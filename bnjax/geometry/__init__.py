@@ -24,6 +24,7 @@ from bnjax.geometry.layers import (
 )
 from bnjax.geometry.parts import Parts, Propagated, gradients, propagated, weight_parts
 from bnjax.geometry.record import observe
+from bnjax.geometry.recording import Recording, empty_look, look_dtype
 from bnjax.geometry.stopping import (
     ALIGNED,
     REASONS,
@@ -49,6 +50,7 @@ __all__ = [
     "ObservedLayer",
     "Parts",
     "Propagated",
+    "Recording",
     "Removed",
     "Spread",
     "Summary",
@@ -56,9 +58,11 @@ __all__ = [
     "WeightNorms",
     "dead",
     "effective_rate",
+    "empty_look",
     "gradients",
     "handed_to_gamma",
     "layer_angles",
+    "look_dtype",
     "observe",
     "observe_function",
     "percentiles",
