@@ -25,6 +25,7 @@ from bnjax.geometry.layers import (
 from bnjax.geometry.parts import Parts, Propagated, gradients, propagated, weight_parts
 from bnjax.geometry.record import observe
 from bnjax.geometry.recording import Recording, empty_look, look_dtype
+from bnjax.geometry.report import report
 from bnjax.geometry.stopping import (
     ALIGNED,
     REASONS,
@@ -70,6 +71,7 @@ __all__ = [
     "rank",
     "reasons",
     "removed",
+    "report",
     "saturation",
     "spread",
     "stopped",
