@@ -6,7 +6,7 @@ last line, which is then left out. What a layer does not have is null in the fil
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -171,10 +171,10 @@ def first_line(recording: Recording) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
-def look_line(step: int, look: Mapping[str, np.ndarray]) -> bytes:
+def look_line(step: int, look: np.ndarray) -> bytes:
     """Return the line of one look, its numbers to five digits."""
     line: dict[str, Any] = {"step": step}
-    line |= {name: _short(np.asarray(look[name]).tolist()) for name in (*COSINES, *FIGURES)}
+    line |= {name: _short(look[name].tolist()) for name in (*COSINES, *FIGURES)}
     return json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
 
@@ -230,6 +230,14 @@ def read_lines(path: str | PathLike[str]) -> tuple[Recording, list[int]]:
         looks.append(look)
         ends.append(ends[-1] + len(line) + 1)
     return with_looks(recording, steps, looks), ends
+
+
+def torn_start(path: str | PathLike[str]) -> bool:
+    """Return whether a file is empty, or the first line of a recording that a crash tore."""
+    with open(path, "rb") as file:
+        line = file.readline()
+    begin = json.dumps(FORMAT)[:-1].encode()
+    return not line.endswith(b"\n") and (b"{" + begin)[: len(line)] == line[: len(begin) + 1]
 
 
 def _read_first(line: bytes) -> Recording:
