@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -124,17 +124,19 @@ def over_layers(
     values: Callable[[Subject], np.ndarray],
     caption: str,
     y: str,
-    between: Mapping[str, int] | None = None,
+    between: int | None = None,
     **more: Any,
 ) -> tuple[Charts, ...]:
     """Draw figures, (K, L), over the layers, at the first look, one between, and the last.
 
-    `between` says which one that is, by the subject's name; else it is the one in the middle.
+    `between` is the step of the one between; without it, that is the one in the middle.
     """
     charts = []
     for one in subjects:
         figures = values(one)
-        moments = sorted({0, (between or {}).get(one.name, len(figures) // 2), len(figures) - 1})
+        steps = one.recording.steps
+        middle = len(steps) // 2 if between is None else int(np.abs(steps - between).argmin())
+        moments = sorted({0, middle, len(steps) - 1})
         lines = tuple(
             Line(
                 np.arange(one.count),
@@ -158,6 +160,7 @@ def over_time(
     values: Callable[[Subject], np.ndarray],
     caption: str,
     y: str,
+    between: int | None = None,
     **more: Any,
 ) -> tuple[Charts, ...]:
     """Draw figures, (K, L), over the training: a line for each layer, of many for some."""

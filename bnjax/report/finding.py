@@ -61,19 +61,16 @@ Find = Callable[[Sequence[Subject]], Finding | None]
 _REGISTERED: list[tuple[Find, str]] = []
 
 
-def register(of: str = "looks") -> Callable[[Find], Find]:
-    """Make a function one of those that are asked, in the order of the page.
+def register(find: Find) -> Find:
+    """Make a function one of those that are asked about all looks, in the order of the page."""
+    _REGISTERED.append((find, "looks"))
+    return find
 
-    Args:
-        of: Whether the subjects that it is given are those with "looks" or those with "curves"; it
-            is not asked where there are none.
-    """
 
-    def keep(find: Find) -> Find:
-        _REGISTERED.append((find, of))
-        return find
-
-    return keep
+def register_of_curves(find: Find) -> Find:
+    """Make a function one of those that are asked about curves."""
+    _REGISTERED.append((find, "curves"))
+    return find
 
 
 def find_all(subjects: Sequence[Subject]) -> list[Finding]:

@@ -109,9 +109,10 @@ def _section(one: Finding) -> str:
         parts.append(f'<p class="measure">{_text(one.measure)}</p>')
     parts.append(f"<p>{_text(f'{one.says} {one.detail}')}{_tags(one.tags)}</p>")
     parts += [_list(one.items)] * bool(one.items)
-    parts += [f'<div class="grid">{"".join(map(_figures, one.pictures))}</div>'] * bool(
-        one.pictures
-    )
+    drawn = [_figures(picture) for picture in one.pictures]
+    threes = len(drawn) % 3 == 0 and not any('class="row"' in each for each in drawn)
+    kind = "grid threes" if threes else "grid"
+    parts += [f'<div class="{kind}">{"".join(drawn)}</div>'] * bool(drawn)
     parts += [f"<p>What to do: {_text(words)}</p>" for words in one.advice]
     return "".join([*parts, "</section>"])
 

@@ -1,16 +1,9 @@
 """What a report looks for: importing a file registers its findings, in the order of the page.
 
-The files: `outcome` (what was learnt, what is wrong), `gradients` (how large they are, what they
-consist of, how much error arrives), `normalized` (what normalization does), `neurons` (what the
-layers compute), `unmeasured` (what was not looked at).
+The files: `outcome` (what was learnt, what is wrong), `backward` (errors and gradients),
+`normalized` (what normalization does), `neurons` (what the layers compute), `unmeasured`.
 """
 
-from bnjax.report.findings import (  # noqa: I001 (the order of the page)
-    outcome,
-    gradients,
-    normalized,
-    neurons,
-    unmeasured,
-)
+from bnjax.report.findings import outcome, backward, normalized, neurons, unmeasured  # noqa: I001
 
-__all__ = ["gradients", "neurons", "normalized", "outcome", "unmeasured"]
+__all__ = ["backward", "neurons", "normalized", "outcome", "unmeasured"]

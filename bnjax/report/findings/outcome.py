@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from bnjax import geometry
 from bnjax.report.drawing import Chart, Charts, Line
-from bnjax.report.finding import Finding, register
+from bnjax.report.finding import Finding, register, register_of_curves
 from bnjax.report.subject import Subject
 from bnjax.report.words import listed, number, sentence, times
 
 _TARGET = 0.95
 
 
-@register(of="curves")
+@register_of_curves
 def curves(subjects: Sequence[Subject]) -> Finding | None:
     """Return how far each came, and how soon."""
     ends, figures, reached = [], {}, {}
@@ -89,7 +89,7 @@ def _pictures(known: Sequence[Subject]) -> list[Charts]:
     return drawn
 
 
-@register()
+@register
 def wrong(subjects: Sequence[Subject]) -> Finding | None:
     """Return what is wrong with which layers, what that means, and what to do."""
     says, items, advice, figures = [], {}, {}, {}
@@ -102,10 +102,11 @@ def wrong(subjects: Sequence[Subject]) -> Finding | None:
             worst = max(those, key=lambda found: found.figure)
             where = one.layers([places[found.layer] for found in those])
             of = f" of {one.title}" if one.title else ""
-            which = f" (the worst: {one.layer(places[worst.layer])})" if len(those) > 1 else ""
-            says.append(f"{sentence(where)[:-1]}{of}: {worst.sentence}{which}")
+            which = f"at worst, in {one.layer(places[worst.layer])}: " if those[1:] else ""
+            says.append(f"{sentence(where)[:-1]}{of}: {which}{worst.sentence}")
             key = f"{name}{one.inside}"
-            items[f"{key[0].upper()}{key[1:]}"] = f"{says[-1]} {worst.fault.meaning}"
+            first = f"{says[-1]} " if len(says) > 3 else ""
+            items[f"{key[0].upper()}{key[1:]}"] = f"{first}{worst.fault.meaning}"
             advice[name] = f"{sentence(name)[:-1]}: {worst.fault.advice}"
             figures[key] = {found.layer: found.figure for found in those}
     if not items:

@@ -6,7 +6,7 @@ from bnjax.report.finding import Finding, register
 from bnjax.report.subject import Subject
 
 
-@register()
+@register
 def unmeasured(subjects: Sequence[Subject]) -> Finding | None:
     """Name the layers of which nothing, or not all, is known, with the reason."""
     items = {}
