@@ -93,7 +93,7 @@ def _pull_back(u: Array, t: Array, *, W: Array, n: int, params: dict[str, Any]) 
     shape[numbers.rhs_spec[0]] = t.shape[1]
 
     def convolve(W: Array) -> Array:
-        precision = lax.Precision.HIGHEST  # as in `angles_between`
+        precision = lax.Precision.HIGHEST  # as in `product_inputs`
         return lax.conv_general_dilated(
             u, W, dimension_numbers=numbers, precision=precision, **options
         )

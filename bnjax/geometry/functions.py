@@ -17,11 +17,12 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from bnjax import _marks
-from bnjax.geometry.angles import Angles, Inputs, angles_between, angles_with_inputs
+from bnjax.geometry.angles import Angles, Inputs, angles_between, product_inputs
 from bnjax.geometry.convolutions import convolution_inputs, kernel_matrix, samples_first
+from bnjax.geometry.copies import copied
 from bnjax.geometry.feeds import Value, apply_moves
 from bnjax.geometry.programs import STEP, Evaluation, Site
-from bnjax.geometry.vectors import standardize_all
+from bnjax.geometry.vectors import Standardized, standardize, standardize_all
 from bnjax.layout import accumulator_dtype
 
 _STATIC = {"static": True}
@@ -41,12 +42,26 @@ class ObservedLayer:
             B samples times positions. n_in is 0 where the linear operation is not known.
         W: The weights, (n_in, n_out): all axes of a kernel but that of the neurons are one, in
             their order.
+        gamma: γ, (n_out,); None where there is none, as without normalization.
+        copies: Whether x is, but for shift and factor, that of another neuron, (n_out,) bool.
+        copied_inputs: The same of the inputs, (n_in,) bool; of a convolution of its channels.
+        saturated: The fraction of the entries of y at which the activation has a derivative under
+            `SATURATED`, a scalar. None where no activation is known: it must be computed entry by
+            entry from y alone, or from a sum with y in it, and another layer must follow.
+        bounded: 1 where that activation is flat on both sides, 0 if not; None as `saturated`.
+        samples: B.
         unfollowed: Why the linear operation before the normalization is not known, or "".
     """
 
     name: str = field(metadata=_STATIC)
     angles: Angles
     W: Array
+    gamma: Array | None
+    copies: Array
+    copied_inputs: Array
+    saturated: Array | None
+    bounded: Array | None
+    samples: int = field(metadata=_STATIC)
     unfollowed: str = field(default="", metadata=_STATIC)
 
 
@@ -108,8 +123,8 @@ def observe_function(
         >>> params = {"W": jnp.array([[3.0], [4.0]]), "gamma": jnp.ones(1)}
         >>> x = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
         >>> (layer,) = observe_function(loss, params, x, x[:, 1:]).layers
-        >>> print(layer.name, layer.angles.cos2[:, 0].round(2))
-        params['W'] [0.6 0.8]
+        >>> print(layer.name, *(f"{cosine:.2f}" for cosine in layer.angles.cos2[:, 0]))
+        params['W'] 0.60 0.80
     """
     if not jax.tree.leaves(batch):
         raise ValueError(
@@ -135,6 +150,7 @@ def _observe(
     def evaluate(taps: list[Any] | None) -> tuple[Array, list[dict[str, Array]]]:
         found[:] = [Evaluation(plain, None if taps is None else iter(taps))]
         cost, *_ = found[0].run(program.jaxpr, program.consts, values)
+        found[0].saturations.measure()
         return cost.array, [site.arrays for site in found[0].sites]
 
     jax.eval_shape(evaluate, None)  # to learn what there is
@@ -183,42 +199,61 @@ def _layers_of(site: Site, arrays: dict[str, Array], delta: Array) -> Iterator[O
     measure = partial(_measure, site)
     for _ in site.steps:
         measure = jax.vmap(measure)
-    angles, W = measure(arrays, delta)
+    layer = measure(arrays, delta)
     for step in itertools.product(*map(range, site.steps)):
         name = site.name
         for k in step:
             name = name.replace(STEP, f"[{k}]", 1) if STEP in name else f"{name} (step {k})"
-        own_angles, own_W = jax.tree.map(lambda a, step=step: a[step], (angles, W))
-        yield ObservedLayer(name, own_angles, own_W, site.unfollowed)
+        yield replace(jax.tree.map(lambda a, step=step: a[step], layer), name=name)
 
 
-def _measure(site: Site, arrays: dict[str, Array], delta: Array) -> tuple[Angles, Array]:
-    """Compute the angles of a layer, and its weights as (n_in, n_out)."""
-    feed, gamma = site.feed, arrays.get("gamma")
+def _measure(site: Site, arrays: dict[str, Array], delta: Array) -> ObservedLayer:
+    """Measure a layer, of which the steps of scans are taken off already."""
+    found = {name: arrays.get(name) for name in ("saturated", "bounded")}
+    arrays = {name: a for name, a in arrays.items() if name not in found}
     dtype = accumulator_dtype(*(a.dtype for a in (*arrays.values(), delta)))
-    options = {"eps": site.eps, "norm": site.norm}
-    if gamma is not None:
-        gamma = gamma.reshape(-1)
+    gamma = arrays["gamma"].reshape(-1) if "gamma" in arrays else None
+    if "u" in arrays:
+        arrays["u"] = arrays["u"].astype(dtype)
+    arrays["x"] = arrays["x"].astype(dtype)
+    inputs, columns, W, x_, delta_ = _compare(site, arrays, delta.astype(dtype))
+    return ObservedLayer(
+        site.name,
+        angles_between(inputs, x_, delta_, gamma, eps=site.eps, norm=site.norm),
+        W,
+        gamma,
+        copies=copied(x_),
+        copied_inputs=copied(columns),
+        samples=len(x_.hat),
+        unfollowed=site.unfollowed,
+        **found,
+    )
+
+
+def _compare(
+    site: Site, arrays: dict[str, Array], delta: Array
+) -> tuple[Inputs, Standardized, Array, Standardized, Standardized]:
+    """Return what the angles hold of the inputs, these or their channels, W, x and Δ."""
+    feed, x = site.feed, arrays["x"]
     if feed is None:
-        x, delta = (_rows(a.astype(dtype), site.features) for a in (arrays["x"], delta))
-        x_, delta_ = standardize_all([x, delta])
-        none = jnp.zeros((0, x.shape[1]), dtype)
-        found = Inputs(none[:, 0], none[:, 0], none, none)
-        return angles_with_inputs(found, x_, delta_, gamma, **options), none
-    u, W = arrays["u"].astype(dtype), arrays["W"]
-    params, neurons = feed.eqn.params, feed.neurons
-    moved = (apply_moves(a.astype(dtype), feed.moves) for a in (arrays["x"], delta))
+        x_, delta_ = standardize_all([_rows(a, site.features) for a in (x, delta)])
+        none = jnp.zeros((0, x_.hat.shape[1]), x.dtype)
+        inputs = Inputs(none[:, 0], none[:, 0], none, none)
+        return inputs, Standardized(inputs.mean, inputs.sd, none.T), none, x_, delta_
+    u, W, params = arrays["u"], arrays["W"], feed.eqn.params
+    x, delta = (apply_moves(a, feed.moves) for a in (x, delta))
     if feed.eqn.primitive.name == "dot_general":
-        x, delta = (_rows(a, neurons) for a in moved)
         (left, right), _ = params["dimension_numbers"]
         of_u, of_W = (right, left) if feed.weights_first else (left, right)
-        u_, x_, delta_ = standardize_all([_rows(u, of_u), x, delta])
-        return angles_between(u_, x_, delta_, gamma, **options), _columns(W, of_W)
-    order = samples_first(params)
-    neuron = params["dimension_numbers"].rhs_spec[0]
-    x_, delta_ = standardize_all([a.transpose(order).reshape(-1, W.shape[neuron]) for a in moved])
-    found = convolution_inputs(u, W, x_, delta_, params)
-    return angles_with_inputs(found, x_, delta_, gamma, **options), kernel_matrix(W, params)
+        rows = [_rows(u, of_u), _rows(x, feed.neurons), _rows(delta, feed.neurons)]
+        u_, x_, delta_ = standardize_all(rows)
+        return product_inputs(u_, x_, delta_), u_, _columns(W, of_W), x_, delta_
+    order, numbers = samples_first(params), params["dimension_numbers"]
+    neurons = W.shape[numbers.rhs_spec[0]]
+    x_, delta_ = standardize_all([a.transpose(order).reshape(-1, neurons) for a in (x, delta)])
+    inputs = convolution_inputs(u, W, x_, delta_, params)
+    channels = standardize(_rows(u, numbers.lhs_spec[1:2]))
+    return inputs, channels, kernel_matrix(W, params), x_, delta_
 
 
 def _rows(a: Array, columns: Sequence[int]) -> Array:
