@@ -258,6 +258,8 @@ def test_batch_gradient_descent_makes_one_step_per_epoch(tmp_path):
         (["--learning-rate", "nan"], "got nan"),
         (["--eps", "-0.1"], "--eps: expected a number at least 0, got -0.1"),
         (["--decay", "1"], "--decay: expected a number at least 0 and below 1, got 1.0"),
+        (["--initializer", "glorot"], "--initializer: unknown name 'glorot': did you mean"),
+        (["--init-scale", "0"], "--init-scale: expected a number above 0, got 0"),
         (["--hidden", "10", "0"], "--hidden: expected a number at least 1, got 0"),
         (["--epochs", "0"], "--epochs: expected a number at least 1, got 0"),
         (["--epochs", "many"], "--epochs"),

@@ -10,6 +10,7 @@ from bnjax.app.data import MAX_SIZE, MISSING, SCALES
 from bnjax.app.errors import UserError
 from bnjax.app.options.values import Flag, check_name, check_number, choice, unset
 from bnjax.costs import COSTS
+from bnjax.network import INITIALIZERS
 from bnjax.training import GRADIENTS
 
 KINDS = ("ema", "cumulative", "precise")
@@ -47,6 +48,10 @@ class Task:
     """Activation function of the hidden layers."""
     cost: Annotated[str, choice(tuple(COSTS))] = "sigmoid_cross_entropy"
     """Cost; it brings the link of the last layer."""
+    initializer: Annotated[str, choice(tuple(INITIALIZERS))] = "glorot_uniform"
+    """How the initial weights of both networks are drawn."""
+    init_scale: float = 1.0
+    """Factor on the initial weights."""
     norm_output: bool = False
     """Normalize the last layer too."""
     eps: float = 1e-5
@@ -93,6 +98,7 @@ class Task:
             ("missing", MISSING),
             ("activation", ACTIVATIONS),
             ("cost", COSTS),
+            ("initializer", INITIALIZERS),
             ("optimizer", OPTIMIZERS),
             ("gradient", GRADIENTS),
         ):
@@ -101,6 +107,7 @@ class Task:
         check_number("--test-fraction", self.test_fraction, above=0, below=1)
         for size in self.hidden:
             check_number("--hidden", size, least=1)
+        check_number("--init-scale", self.init_scale, above=0)
         check_number("--eps", self.eps, least=0)
         check_number("--decay", self.decay, least=0, below=1)
         if self.batch_size != "full":

@@ -76,6 +76,8 @@ def make_network(
         eps=options.eps,
         decay=decay,
         other_decays=other_decays,
+        initializer=options.initializer,
+        init_scale=options.init_scale,
     )
 
 
