@@ -118,7 +118,7 @@ class Curve(NamedTuple):
     """
 
     label: str
-    network: Literal["baseline", "bn"]
+    network: str
     x: tuple[float | str, ...]
     values: np.ndarray
     style: int = 0

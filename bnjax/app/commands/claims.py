@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from bnjax import claims as library
 from bnjax.app import data as datasets
 from bnjax.app.io import files
 from bnjax.app.io.terminal import TrainingProgress, say
@@ -15,7 +16,7 @@ from bnjax.app.options import Claims
 from bnjax.app.report import charts, verdicts
 from bnjax.app.run import config, measured
 from bnjax.app.run.measured import ClaimsFolder, Outcome
-from bnjax.claims import CLAIMS, Claim, Data, Setting
+from bnjax.claims import Claim, Data, Setting
 
 _BATCH = 60
 _SPLIT_SEED = 0  # one split: the seeds are those of weights and batches
@@ -50,7 +51,7 @@ def claims(options: Claims, *, given: frozenset[str] = frozenset()) -> int:
     with contextlib.closing(folder):
         if begun is None:
             folder.write(config.FILE, now)
-        chosen = [claim for claim in CLAIMS if claim.name in (options.only or claim.name)]
+        chosen = [claim for claim in library.CLAIMS if claim.name in (options.only or claim.name)]
         outcomes = _measure(folder, setting, chosen)
         about = {
             "data": data.name,
