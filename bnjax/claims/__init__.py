@@ -4,7 +4,14 @@
 `grids` (what a grid came to); each other module is one claim.
 """
 
-from bnjax.claims import initial_values, learning_rates
+from bnjax.claims import (
+    activations,
+    depth,
+    fewer_steps,
+    initial_values,
+    learning_rates,
+    saturation,
+)
 from bnjax.claims.claim import (
     DEPENDS,
     NOT_SEEN,
@@ -26,6 +33,10 @@ from bnjax.claims.claim import (
 CLAIMS: tuple[Claim, ...] = (
     learning_rates.CLAIM,
     initial_values.CLAIM,
+    depth.CLAIM,
+    saturation.CLAIM,
+    activations.CLAIM,
+    fewer_steps.CLAIM,
 )
 
 __all__ = [

@@ -8,7 +8,7 @@ Source: S3 (the regimes of gradient descent).
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -20,13 +20,16 @@ from jax import Array, lax
 
 from bnjax import _xla, network, training
 from bnjax.claims.claim import Data, Setting
-from bnjax.network import Network
+from bnjax.moments import Moments
+from bnjax.network import Network, Params, State
 from bnjax.training import TrainState
 
 _THREADS = 2  # a small network keeps one core busy
 
 Varied = dict[str, Any]  # of one row: scalars by name
 Found = dict[str, np.ndarray]
+# (params, state, x, targets) -> (cost, moments)
+Objective = Callable[[Params, State, Array, Array], tuple[Array, tuple[Moments, ...]]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Experiment:
         epoch: (varied, train state, order, x, targets) -> (train state, costs): one step for each
             row of `order`, the indices of a batch.
         evaluate: (train state, data) -> a dict of arrays, after every `every` steps.
-        finish: (train state, data) -> a dict of arrays, after the last step.
+        finish: (train state, data) -> a dict of arrays, after the last step; and before the first,
+            under names that begin with "start_".
     """
 
     begin: Callable[[Varied, Array], Any]
@@ -144,8 +148,10 @@ def _compiled(
             train_state, costs = experiment.epoch(varied, train_state, order, data.x, data.targets)
             return train_state, {"cost": costs.mean(), **experiment.evaluate(train_state, data)}
 
-        train_state, found = lax.scan(advance, experiment.begin(varied, key), order)
-        return found | experiment.finish(train_state, data)
+        start = experiment.begin(varied, key)
+        train_state, found = lax.scan(advance, start, order)
+        before = {f"start_{k}": v for k, v in experiment.finish(start, data).items()}
+        return found | before | experiment.finish(train_state, data)
 
     def all_seeds(varied: Varied, seeds: Array, data: Data) -> dict[str, Array]:
         # side by side where that pays: on a CPU products of small matrices gain nothing by it
@@ -170,7 +176,7 @@ def sgd(net: Network, *looks: Callable[[Network, Any, Data], dict[str, Array]]) 
 
     Args:
         net: The network.
-        looks: Further functions of (net, train state, data) that are called after the last step.
+        looks: Further functions of (net, train state, data), for `finish`.
     """
 
     def begin(varied: Varied, key: Array) -> TrainState:
@@ -185,6 +191,34 @@ def sgd(net: Network, *looks: Callable[[Network, Any, Data], dict[str, Array]]) 
         return {k: v for look in looks for k, v in look(net, train_state, data).items()}
 
     return Experiment(begin, epoch, partial(accuracy, net), finish)
+
+
+def sgd_of(net: Network, objective: Objective) -> Experiment:
+    """Return the experiment of `sgd` with another way to run the network in training.
+
+    Args:
+        net: The network; its running statistics are updated, and evaluated with.
+        objective: (params, state, x, targets) -> (cost, the `Moments` of each normalization).
+    """
+
+    def step(
+        varied: Varied, train_state: TrainState, x: Array, targets: Array
+    ) -> tuple[TrainState, Array]:
+        params, state, opt_state, count = train_state
+        (cost, moments), grads = jax.value_and_grad(objective, has_aux=True)(
+            params, state, x, targets
+        )
+        params = jax.tree.map(lambda p, g: p - varied["rate"] * g, params, grads)  # BL.6
+        state = network.update_statistics(net, state, moments)
+        return TrainState(params, state, opt_state, count + 1), cost
+
+    def epoch(varied: Varied, train_state: TrainState, order: Array, x: Array, targets: Array):
+        def train(train_state: TrainState, batch: Array) -> tuple[TrainState, Array]:
+            return step(varied, train_state, x[batch], targets[batch])
+
+        return lax.scan(train, train_state, order)
+
+    return replace(sgd(net), epoch=epoch)
 
 
 def accuracy(net: Network, train_state: TrainState, data: Data) -> dict[str, Array]:
