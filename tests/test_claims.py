@@ -48,6 +48,48 @@ def scales(baseline, bn):
     )
 
 
+def at_depths(baseline, bn):
+    """What `depth` measures with these accuracies in the deepest networks."""
+    accuracies = {"baseline": baseline, "bn": bn}
+    return Measured(
+        {"depth": (2, 9), "layer": (1, 2)},
+        {
+            **{f"{k}_accuracy": np.full((3, 4, 2), v) for k, v in accuracies.items()},
+            **{f"{k}_error": np.array([[0.1, 1.0]] * 3) for k in accuracies},
+        },
+    )
+
+
+def saturated(baseline, bn):
+    """What `saturation` measures with these shares of saturated units."""
+    shares = {"baseline": baseline, "bn": bn}
+    values = {f"{k}_saturated": np.full((3, 2), v) for k, v in shares.items()}
+    before = {f"{k}_start_saturated": np.zeros((3, 2)) for k in shares}
+    return Measured({"scale": (1.0, 2.0)}, values | before)
+
+
+def with_activations(baseline, bn):
+    """What `activations` measures with these steps for two activations, None for never."""
+    steps = {"baseline": baseline, "bn": bn}
+    values = {f"{k}_steps": np.tile(np.array(v, float), (3, 1, 1)) for k, v in steps.items()}
+    return Measured({"activation": ("relu", "tanh")}, values)
+
+
+def in_steps(baseline, bn):
+    """What `fewer_steps` measures with these least steps; the plain ones are twice as many."""
+    steps = {"baseline": baseline, "bn": bn}
+    values = {f"{k}_steps": np.tile(np.array([2, 1]) * float(v), (3, 1)) for k, v in steps.items()}
+    seconds = {"baseline_seconds": np.ones(3), "bn_seconds": np.full(3, 1.5)}
+    return Measured({"rate": (1.5, 1.5), "scale": (1.0, 4.0)}, values | seconds)
+
+
+def at_sizes(bn, renorm):
+    """What `batch_size` measures with these accuracies with batches of 2, and 0.98 with 60."""
+    small = {"baseline": 0.95, "bn": bn, "renorm": renorm}
+    values = {f"{k}_accuracy": np.array([[v, 0.98]] * 3) for k, v in small.items()}
+    return Measured({"size": (2, 60)}, values)
+
+
 CASES = (
     ("learning_rates", rates(1, 10), SEEN),
     ("learning_rates", rates(0, 10), SEEN),
@@ -57,6 +99,24 @@ CASES = (
     ("initial_values", scales(2, 6), SEEN),
     ("initial_values", scales(2, 5), DEPENDS),
     ("initial_values", scales(6, 2), NOT_SEEN),
+    ("depth", at_depths(0.1, 0.95), SEEN),
+    ("depth", at_depths(0.8, 0.95), DEPENDS),
+    ("depth", at_depths(0.95, 0.95), NOT_SEEN),
+    ("saturation", saturated(0.5, 0.1), SEEN),
+    ("saturation", saturated(0.5, 0.3), DEPENDS),
+    ("saturation", saturated(0.1, 0.5), NOT_SEEN),
+    ("activations", with_activations([60, None], [20, 40]), SEEN),
+    ("activations", with_activations([60, 50], [20, 40]), DEPENDS),
+    ("activations", with_activations([20, 50], [20, None]), NOT_SEEN),
+    ("activations", with_activations([None, None], [None, None]), NOT_SEEN),
+    ("fewer_steps", in_steps(50, 20), SEEN),
+    ("fewer_steps", in_steps(np.nan, 20), SEEN),
+    ("fewer_steps", in_steps(30, 20), DEPENDS),
+    ("fewer_steps", in_steps(20, 20), NOT_SEEN),
+    ("fewer_steps", in_steps(np.nan, np.nan), NOT_SEEN),
+    ("batch_size", at_sizes(0.5, 0.9), SEEN),
+    ("batch_size", at_sizes(0.5, 0.6), DEPENDS),
+    ("batch_size", at_sizes(0.98, 0.98), NOT_SEEN),
 )
 
 
@@ -133,6 +193,19 @@ def test_networks_are_trained_as_sweep_trains_them(setting):
         np.testing.assert_array_equal(found["accuracy"], swept.evaluations.swapaxes(0, 1))
         assert job.steps(data).tolist() == [3, 6, 9, 12]
     assert reported == 2 * [(1, 2), (2, 2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLAIMS)
+def test_each_experiment_measures_what_is_judged(name, setting):
+    claim, seeds = CLAIMS[name], setting.seeds[:2]
+    measured = claim.run(dataclasses.replace(setting, seeds=seeds))
+    assert {len(values) for values in measured.values.values()} == {2}
+    assert all(values.dtype.kind == "f" for values in measured.values.values())
+    assert len(claims.judge_sets(claim, measured)) == 2
+    assert all(figure.values.shape == (2,) for figure in claim.figures(measured))
+    for chart in claim.charts(measured):
+        assert all(curve.values.shape == (2, len(curve.x)) for curve in chart.curves)
 
 
 @pytest.mark.slow

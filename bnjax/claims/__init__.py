@@ -6,6 +6,7 @@
 
 from bnjax.claims import (
     activations,
+    batch_size,
     depth,
     fewer_steps,
     initial_values,
@@ -37,6 +38,7 @@ CLAIMS: tuple[Claim, ...] = (
     saturation.CLAIM,
     activations.CLAIM,
     fewer_steps.CLAIM,
+    batch_size.CLAIM,
 )
 
 __all__ = [
