@@ -1,4 +1,4 @@
-"""The summaries of a run and of a sweep: gathered, and shown to a person as tables."""
+"""The summary of a run: gathered, and shown to a person as tables."""
 
 import dataclasses
 from typing import Any
@@ -109,48 +109,6 @@ def show(summary: dict[str, Any]) -> None:
             table.add_row(moment, *(f"{differences[kind]:.1e}" for kind in NormDense._fields))
         console.print(table)
     console.print(f"{summary['device']}, {summary['seconds']:.1f} s, run folder {summary['out']}")
-
-
-def show_sweep(result: dict[str, Any]) -> None:
-    """Print what a sweep found for a person, on stdout: medians over the seeds."""
-    console = make_console(soft_wrap=True)
-    classify = bool(result["classes"])
-    console.print(f"data: {result['data']}; median (least–most) over the seeds")
-    table = Table("network")
-    titles = ["test accuracy", STEPS_TO_TARGET] if classify else ["test cost"]
-    for title in ("rate", *titles, "diverged"):
-        table.add_column(title, justify="right")
-    for (name, rate), rows in grouped(result["networks"]).items():
-        lost = sum(row["diverged_in_epoch"] is not None for row in rows)
-        if classify:
-            steps = [np.inf if row["steps_to_95"] is None else row["steps_to_95"] for row in rows]
-            cells = [
-                _spread([row["final_test_accuracy"] for row in rows], ".1%"),
-                _spread(steps, ",.0f").replace("inf", "never"),
-            ]
-        else:
-            costs = [row["final_test_cost"] for row in rows]
-            finite = [cost if np.isfinite(cost) else np.inf for cost in costs]
-            cells = [_spread(finite, ".4g").replace("inf", "not finite")]
-        table.add_row(name, f"{rate:g}", *cells, f"{lost} of {len(rows)}" if lost else "")
-    console.print(table)
-    console.print(f"{result['how']}")
-    console.print(f"{result['device']}, {result['seconds']:.1f} s, folder {result['out']}")
-
-
-def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, float], list[dict[str, Any]]]:
-    """Group a sweep's networks by kind and learning rate, the rates in order."""
-    keys = sorted({(row["network"], row["learning_rate"]) for row in rows})
-    return {
-        key: [row for row in rows if (row["network"], row["learning_rate"]) == key] for key in keys
-    }
-
-
-def _spread(values: list[float], shape: str) -> str:
-    # "lower": a value that was there, as "never" cannot be averaged
-    figures = (np.percentile(values, 50, method="lower"), min(values), max(values))
-    middle, low, high = (format(figure, shape) for figure in figures)
-    return middle if low == high else f"{middle} ({low}–{high})"
 
 
 def _statistics(kinds: dict[str, dict[str, float]], used: str) -> Table:
