@@ -16,6 +16,7 @@ TESTS = Path(__file__).parent
 FLOORS = (
     "__init__",
     "layers",
+    "claims",
     "identities",
     "own_rules",
     "training",
@@ -109,6 +110,7 @@ def test_who_may_import_more_than_jax(room):
         "training": {"optax", "numpy"},
         "identities": {"numpy", "optax"},
         "own_rules": {"numpy"},
+        "claims": {"numpy", "optax"},
     }
     more["folding"] = {"numpy"}  # float64 on the host, whatever JAX may hold
     more["layers"] = {"equinox", "flax", "haiku", "keras", "numpy"}

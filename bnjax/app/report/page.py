@@ -1,74 +1,17 @@
 """The report as one page that needs nothing else: no network, no other file."""
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from bnjax import identities
+from bnjax.app.report import document
+from bnjax.app.report.document import text as _text
 from bnjax.app.report.drawing import Panel
 from bnjax.app.report.evidence import Evidence
 from bnjax.app.report.finding import Finding, mean_cosine
 from bnjax.app.report.weight import Weight
 from bnjax.app.report.words import LABELS, number, share, when
-
-_STYLE = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: #1d2126; font: 17px/1.55 system-ui, -apple-system,
-  "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "DejaVu Sans", sans-serif;
-  overflow-wrap: break-word; }
-main { max-width: 64rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
-h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem; padding-top: .5rem; border-top: 2px solid #e3e6ea; }
-p { margin: .4rem 0 .8rem; max-width: 46rem; }
-.about, .notice, figcaption, footer { color: #4c545e; font-size: .88rem; }
-.notice { border-left: 4px solid #b5541c; padding: .1rem .8rem; }
-.short { background: #f2f5f9; border-radius: .5rem; padding: .8rem 1.1rem; margin: 1.2rem 0; }
-.short h2 { border: 0; margin: 0; padding: 0; }
-.short ul { margin: .4rem 0; padding-left: 1.2rem; }
-.short li { margin: .45rem 0; }
-.tag { display: inline-block; border: 1px solid #9db4d3; border-radius: .3rem; padding: 0 .35rem;
-  font-size: .78rem; color: #1c4a8c; text-decoration: none; white-space: nowrap;
-  margin-left: .15rem; }
-.panels { display: grid; gap: 1rem; margin: .6rem 0 0; }
-@media (min-width: 42rem) { .panels { grid-template-columns: repeat(2, 1fr); } }
-@media (min-width: 62rem) { .threes { grid-template-columns: repeat(3, 1fr); } }
-figure { margin: 0; max-width: 30rem; break-inside: avoid; }
-figure img { width: 100%; height: auto; display: block; }
-@media print, (min-width: 50rem) {
-  .beside { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1.5rem; align-items: start; }
-  .beside h2 { grid-column: 1 / -1; }
-  .beside .panels { margin: 0; grid-template-columns: 1fr; }
-}
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding: .3rem 0; font-weight: 600; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e3e6ea;
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem .9rem; font-size: .88rem;
-  margin: .6rem 0; }
-dt { font-weight: 600; }
-dd { margin: 0; min-width: 0; }
-.formula { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
-  font-size: .82rem; }
-@media print {
-  body { font-size: 10.5pt; }
-  main { max-width: none; padding: 0; }
-  h2 { break-after: avoid; margin-top: 1.2rem; }
-  .panels { grid-template-columns: repeat(2, 1fr); }
-  .beside .panels { grid-template-columns: 1fr; }
-  .beside, #weight, .wide { break-inside: avoid; }
-  p { break-inside: avoid; break-after: avoid; }
-  .short { border: 1px solid #9db4d3; }
-  .tag { color: #000; border-color: #999; }
-  tr, dt, dd, li { break-inside: avoid; }
-  .wide { overflow: visible; }
-  table { font-size: 7.5pt; }
-  th, td { padding: .15rem .3rem; }
-}
-"""
 
 _WORDS = {
     "B": "how many samples are looked at; each quantity below is a list of B numbers, one per "
@@ -117,7 +60,7 @@ def write(
         own = [panel for panel in panels if panel.section == finding.name]
         body.append(
             f'<section id="{finding.name}"{_beside(own)}><h2>{_text(finding.title)}</h2>'
-            f"<p>{_said(finding)}</p>{_figures(own)}</section>"
+            f"<p>{_said(finding)}</p>{document.figures(own)}</section>"
         )
     if weight is not None and triangle is not None and autodiff is not None:
         tags |= set(weight.tags)
@@ -130,16 +73,7 @@ def write(
         "<footer><p>Layers, neurons and inputs are counted from zero. Written by bnjax explain "
         f"{_text(str(evidence.path))}.</p></footer>"
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        # pictures are data, styles are inline; nothing else is ever loaded or run
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "img-src data:; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,">'
-        f"<title>{_text(title)}</title><style>{_STYLE}</style></head>"
-        f"<body><main>\n{chr(10).join(body)}\n</main></body></html>\n"
-    )
+    return document.page(title, body)
 
 
 def describe(evidence: Evidence) -> str:
@@ -250,7 +184,7 @@ def _weight(weight: Weight, triangle: Panel, autodiff: float) -> str:
     return (
         f'<section id="weight"><h2>One weight: {_text(weight.name)}</h2>'
         f"<p>{_text(weight.text)}{_tags(weight.tags)}</p>"
-        f'<div class="panels">{_figure(triangle)}<div>{_list(steps)}'
+        f'<div class="panels">{document.figure(triangle)}<div>{_list(steps)}'
         f'<p class="about">{_text(name)}, at the end of the run. Another one: '
         "<code>bnjax explain RUN --layer L --neuron N --input J</code>.</p></div></div></section>"
     )
@@ -268,21 +202,6 @@ def _tags(tags: Iterable[str]) -> str:
     return "".join(f' <a class="tag" href="#{tag}">{tag}</a>' for tag in tags)
 
 
-def _figures(panels: Sequence[Panel]) -> str:
-    if not panels:
-        return ""
-    kind = "panels" if len(panels) % 3 else "panels threes"
-    return f'<div class="{kind}">{"".join(map(_figure, panels))}</div>'
-
-
-def _figure(panel: Panel) -> str:
-    caption = _text(panel.caption)
-    return (
-        f'<figure><img src="{panel.uri()}" alt="{caption}"><figcaption>{caption}</figcaption>'
-        "</figure>"
-    )
-
-
 def _equations(tags: Iterable[str]) -> str:
     known = {one.tag: one for one in identities.all()}
     wanted = [tag for tag in known if tag in set(tags)]
@@ -297,7 +216,3 @@ def _equations(tags: Iterable[str]) -> str:
 def _list(items: Mapping[str, str]) -> str:
     pairs = (f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>" for key, text in items.items())
     return f"<dl>{''.join(pairs)}</dl>"
-
-
-def _text(text: str) -> str:
-    return html.escape(text)
