@@ -1,17 +1,20 @@
 """The summary of a run: gathered, and shown to a person as tables."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from bnjax.app.io.terminal import console as make_console
+from bnjax.app.report.words import LABELS, times
 from bnjax.app.run.config import device_name
-from bnjax.app.run.metrics import TARGET_ACCURACY, steps_to_target
-from bnjax.app.run.session import Run, Session
+from bnjax.app.run.metrics import TARGET_ACCURACY, epoch_seconds, steps_to_target
+from bnjax.app.run.session import Session
 from bnjax.network import NormDense
 
+_UNKNOWN = {"samples_per_second": "needs 2 epochs"}
 STEPS_TO_TARGET = f"steps to {TARGET_ACCURACY:.0%}".replace("%", " %")
 
 
@@ -24,6 +27,7 @@ def gather(session: Session) -> dict[str, Any]:
             continue
         accuracies = [a for line in run.metrics if (a := line["test_accuracy"]) is not None]
         test_costs = [line["test_cost"] for line in run.metrics]
+        seconds = epoch_seconds(run.metrics)
         networks[name] = {
             "final_test_accuracy": accuracies[-1] if data.classes else None,
             "best_test_accuracy": max(accuracies) if data.classes else None,
@@ -32,7 +36,7 @@ def gather(session: Session) -> dict[str, Any]:
             "best_test_cost": float(np.nanmin(test_costs))
             if np.isfinite(test_costs).any()
             else None,
-            "samples_per_second": len(data.x_train) / _epoch_seconds(run),
+            "samples_per_second": None if seconds is None else len(data.x_train) / seconds,
             "steps": run.metrics[-1]["step"],
         }
     return {
@@ -54,12 +58,6 @@ def gather(session: Session) -> dict[str, Any]:
         "diverged": {name: found._asdict() for name, found in session.diverged.items()},
         "device": device_name(),
     }
-
-
-def _epoch_seconds(run: Run) -> float:
-    """Return the median time of an epoch: the first ones, and others' work, count for little."""
-    ends = [0.0, *(line["seconds"] for line in run.metrics)]
-    return float(np.median(np.diff(ends)))
 
 
 def show(summary: dict[str, Any]) -> None:
@@ -88,11 +86,13 @@ def show(summary: dict[str, Any]) -> None:
         table.add_column(title, justify="right")
     for name, figures in networks.items():
         cells = (
-            "never" if figures[key] is None else format(figures[key], shape)
+            _UNKNOWN.get(key, "never") if figures[key] is None else format(figures[key], shape)
             for key, shape in columns.values()
         )
         table.add_row(name, *cells)
     console.print(table)
+    for line in comparison(summary):
+        console.print(line)
     for name, figures in networks.items():
         for target, error in figures.get("test_error", {}).items():
             console.print(f"{name}: root mean square test error of {target}: {error:.4g}")
@@ -109,6 +109,26 @@ def show(summary: dict[str, Any]) -> None:
             table.add_row(moment, *(f"{differences[kind]:.1e}" for kind in NormDense._fields))
         console.print(table)
     console.print(f"{summary['device']}, {summary['seconds']:.1f} s, run folder {summary['out']}")
+
+
+def comparison(summary: Mapping[str, Any]) -> list[str]:
+    """Say which network needs more steps, and what the comparison holds for."""
+    networks, options = summary["networks"], summary["options"]
+    if len(networks) < 2:
+        return []
+    lines = []
+    steps = {name: figures["steps_to_95"] for name, figures in networks.items()}
+    slow, fast = sorted(steps, key=lambda name: steps[name] or np.inf, reverse=True)
+    if steps[slow] and steps[slow] > steps[fast]:
+        factor = times(steps[slow] / steps[fast])
+        lines.append(f"{LABELS[slow]} needs {factor} as many steps to 95 % as {LABELS[fast]}")
+    start = f"{options['initializer']}, scale {options['init_scale']:g}"
+    lines += [
+        f"both have the same initial weights ({start}) and learning rate "
+        f"({summary['learning_rate']:g}), which may suit one of them better:",
+        "bnjax sweep --vary init_scale=1,2,4 compares each at its best",
+    ]
+    return lines
 
 
 def _statistics(kinds: dict[str, dict[str, float]], used: str) -> Table:
