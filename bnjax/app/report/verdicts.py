@@ -1,6 +1,6 @@
 """What came of the claims: the table, the same as Markdown, and as one page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -9,6 +9,7 @@ from bnjax.app.io.terminal import console as make_console
 from bnjax.app.report import charts, document
 from bnjax.app.report.document import text
 from bnjax.app.run.measured import Outcome
+from bnjax.identities.sources import SOURCES
 
 _HEADINGS = ("claim", "source", "varied", "measured: median (least–most)", "verdict")
 
@@ -66,25 +67,28 @@ def as_markdown(result: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
             "",
             f"![{claim.text}](claims/{claim.name}.png)",
         ]
+    lines += ["", "## Sources", ""]
+    lines += [f"- {key}: {reference}" for key, reference in _sources(outcomes).items()]
     return "\n".join(lines) + "\n"
 
 
 def as_page(result: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
     """Write one page of HTML that needs no other file."""
     title = "Claims about batch normalization, measured"
-    head = "".join(f"<th>{text(each)}</th>" for each in ("claim", *_HEADINGS[3:]))
+    head = "".join(f"<th>{text(each)}</th>" for each in (*_HEADINGS[:2], *_HEADINGS[3:]))
     rows = []
     for outcome in outcomes:
         measured = "<br>".join(map(text, _figures(outcome)))
         rows.append(
             f'<tr><td><a href="#{outcome.claim.name}">{text(outcome.claim.text)}</a></td>'
-            f"<td>{measured}</td><td>{text(_verdict(outcome))}</td></tr>"
+            f"<td>{text(outcome.claim.source)}</td><td>{measured}</td><td>{text(_verdict(outcome))}</td></tr>"
         )
     body = [
         f"<h1>{title}</h1>",
         f'<p class="about">{text(_about(result))} {text(_HOW_JUDGED)}</p>',
         f'<div class="wide"><table class="words"><tr>{head}</tr>{"".join(rows)}</table></div>',
         *map(_section, outcomes),
+        f"<section><h2>Sources</h2>{_list(_sources(outcomes))}</section>",
         f"<footer><p>Written by <code>{text(_command(result))}</code> on "
         f"{text(result['device'])}, {result['seconds']:.0f} s.</p></footer>",
     ]
@@ -106,12 +110,23 @@ def _section(outcome: Outcome) -> str:
         "Measured": "; ".join(_figures(outcome)),
         "Verdict": _verdict(outcome),
     }
-    pairs = (f"<dt>{key}</dt><dd>{text(value)}</dd>" for key, value in items.items())
     drawn = charts.panels(claim.name, claim.charts(outcome.measured))
+    beside = ' class="beside"' if len(drawn) == 1 else ""
     return (
-        f'<section id="{claim.name}"><h2>{text(claim.text)}</h2><dl>{"".join(pairs)}</dl>'
+        f'<section id="{claim.name}"{beside}><h2>{text(claim.text)}</h2>{_list(items)}'
         f"{document.figures(drawn)}</section>"
     )
+
+
+def _list(items: Mapping[str, str]) -> str:
+    pairs = (f"<dt>{text(key)}</dt><dd>{text(value)}</dd>" for key, value in items.items())
+    return f"<dl>{''.join(pairs)}</dl>"
+
+
+def _sources(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Return the references of the sources that the claims name, by their keys."""
+    named = " ".join(outcome.claim.source for outcome in outcomes)
+    return {one.key: one.reference for one in SOURCES if one.key in named}
 
 
 def _figures(outcome: Outcome) -> list[str]:
