@@ -17,6 +17,7 @@ FLOORS = (
     "__init__",
     "layers",
     "report",
+    "claims",
     "identities",
     "own_rules",
     "training",
@@ -113,6 +114,7 @@ def test_who_may_import_more_than_jax(room):
         "training": {"optax", "numpy"},
         "identities": {"numpy", "optax"},
         "own_rules": {"numpy"},
+        "claims": {"numpy", "optax"},
     }
     more["geometry"] = {"numpy"}  # a recording is on the host
     more["report"] = {"numpy", "matplotlib"}

@@ -217,14 +217,26 @@ def svg(figure: "Figure") -> str:
 
 
 def _line(axes: "Axes", line: Line, color: str, log: bool) -> None:
-    from matplotlib.colors import to_rgb
-
-    mixed = 0.35 + 0.65 * line.share
-    shade = tuple(mixed * part + 1 - mixed for part in to_rgb(color))
     y = np.where(line.y > 0, line.y, np.nan) if log else line.y
-    axes.plot(line.x, y, line.style, color=shade, linewidth=2, markersize=4, label=line.label)
+    axes.plot(
+        line.x,
+        y,
+        line.style,
+        color=shade(color, line.share),
+        linewidth=2,
+        markersize=4,
+        label=line.label,
+    )
     if line.low is not None and line.high is not None:
         axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.25, linewidth=0)
+
+
+def shade(color: str, share: float) -> tuple[float, ...]:
+    """Mix a color with white: the smaller the share, the lighter."""
+    from matplotlib.colors import to_rgb
+
+    mixed = 0.35 + 0.65 * share
+    return tuple(mixed * part + 1 - mixed for part in to_rgb(color))
 
 
 def _map(axes: "Axes", shares: np.ndarray, color: str) -> None:

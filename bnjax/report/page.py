@@ -1,14 +1,12 @@
 """The report as one page that needs nothing else: no network, no other file."""
 
-import base64
-import html
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bnjax.report.finding import Finding, Picture
+from bnjax.report.finding import Finding
+from bnjax.report.markup import definitions, figure, grid, page, text
 from bnjax.report.subject import Subject
 from bnjax.report.words import number, share
 
@@ -44,23 +42,13 @@ _COLUMNS = {
 def write(report: "Report") -> str:
     """Return the page as HTML."""
     tags = {tag for finding in report.findings for tag in finding.tags}
-    body = [f"<h1>{_text(report.title)}</h1>", f'<p class="about">{_text(report.about)}</p>']
-    body += [f'<p class="notice">{_text(sentence)}</p>' for sentence in report.missing]
+    body = [f"<h1>{text(report.title)}</h1>", f'<p class="about">{text(report.about)}</p>']
+    body += [f'<p class="notice">{text(sentence)}</p>' for sentence in report.missing]
     body += [_summary(report.short), *_words(report.subjects)]
     body += [_section(finding) for finding in report.findings]
     body += [*_tables(report.subjects), *_advice(report.findings)]
     body.append(f'<section id="equations"><h2>Equations</h2>{_equations(tags)}</section>')
-    style = files("bnjax.report").joinpath("style.css").read_text("utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        # pictures are data, styles are inline; nothing else is ever loaded or run
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "img-src data:; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,">'
-        f"<title>{_text(report.title)}</title><style>{style}</style></head>"
-        f"<body><main>\n{chr(10).join(body)}\n</main></body></html>\n"
-    )
+    return page(report.title, body)
 
 
 def describe(subjects: Sequence[Subject]) -> str:
@@ -91,49 +79,32 @@ def per_layer(one: Subject) -> list[dict[str, float | None]]:
 
 
 def _summary(short: Iterable[Finding]) -> str:
-    items = [f'<li>{_text(one.says)} <a href="#{one.name}">More</a></li>' for one in short] or [
+    items = [f'<li>{text(one.says)} <a href="#{one.name}">More</a></li>' for one in short] or [
         "<li>Nothing stands out: no layer is at fault, and no figure is extreme.</li>"
     ]
     return f'<section class="short"><h2>In short</h2><ul>{"".join(items)}</ul></section>'
 
 
 def _words(subjects: Sequence[Subject]) -> list[str]:
-    return ["<section><h2>The words of this page</h2>", _list(_WORDS), "</section>"] * any(
+    return ["<section><h2>The words of this page</h2>", definitions(_WORDS), "</section>"] * any(
         len(one.recording.steps) for one in subjects
     )
 
 
 def _section(one: Finding) -> str:
-    parts = [f'<section id="{one.name}"><h2>{_text(one.title)}</h2>']
+    parts = [f'<section id="{one.name}"><h2>{text(one.title)}</h2>']
     if one.measure:
-        parts.append(f'<p class="measure">{_text(one.measure)}</p>')
-    parts.append(f"<p>{_text(f'{one.says} {one.detail}')}{_tags(one.tags)}</p>")
-    parts += [_list(one.items)] * bool(one.items)
-    drawn = [_figures(picture) for picture in one.pictures]
-    threes = len(drawn) % 3 == 0 and not any('class="row"' in each for each in drawn)
-    kind = "grid threes" if threes else "grid"
-    parts += [f'<div class="{kind}">{"".join(drawn)}</div>'] * bool(drawn)
-    parts += [f"<p>What to do: {_text(words)}</p>" for words in one.advice]
+        parts.append(f'<p class="measure">{text(one.measure)}</p>')
+    parts.append(f"<p>{text(f'{one.says} {one.detail}')}{_tags(one.tags)}</p>")
+    parts += [definitions(one.items)] * bool(one.items)
+    parts.append(grid([figure(each.draw(), each.caption) for each in one.pictures]))
+    parts += [f"<p>What to do: {text(words)}</p>" for words in one.advice]
     return "".join([*parts, "</section>"])
-
-
-def _figures(picture: Picture) -> str:
-    caption = _text(picture.caption)
-    images = [
-        f'<img alt="{caption}" src="data:image/svg+xml;base64,'
-        f'{base64.b64encode(svg.encode()).decode()}">'
-        for svg in picture.draw()
-    ]
-    kind = ' class="row"' if len(images) > 1 else ""
-    return (
-        f'<figure{kind}><div class="grid">{"".join(images)}</div>'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
 
 
 def _advice(findings: Iterable[Finding]) -> list[str]:
     items = [
-        f'<li>{_text(words)} (<a href="#{one.name}">{_text(one.title)}</a>)</li>'
+        f'<li>{text(words)} (<a href="#{one.name}">{text(one.title)}</a>)</li>'
         for one in findings
         for words in one.advice
     ]
@@ -150,21 +121,26 @@ def _tables(subjects: Sequence[Subject]) -> list[str]:
         layers = per_layer(one)
         columns = [key for key in _COLUMNS if any(row[key] is not None for row in layers)]
         shown |= {_COLUMNS[key][0]: _COLUMNS[key][1] for key in columns}
-        head = "".join(f"<th>{_text(_COLUMNS[key][0])}</th>" for key in columns)
+        head = "".join(f"<th>{text(_COLUMNS[key][0])}</th>" for key in columns)
         rows = "".join(
-            f"<tr><td>{at}</td><td>{_text(one.layer_names[at])}</td>"
+            f"<tr><td>{at}</td><td>{text(one.layer_names[at])}</td>"
             + "".join(f"<td>{_cell(key, row[key])}</td>" for key in columns)
             + "</tr>"
             for at, row in enumerate(layers)
         )
         title = f"{one.title}, {one.when(-1)}" if one.title else one.when(-1)
         tables.append(
-            f'<div class="wide"><table><caption>{_text(title)}</caption>'
+            f'<div class="wide"><table><caption>{text(title)}</caption>'
             f"<tr><th></th><th>layer</th>{head}</tr>{rows}</table></div>"
         )
     if not tables:
         return []
-    return ['<section id="layers"><h2>Layer by layer</h2>', *tables, _list(shown), "</section>"]
+    return [
+        '<section id="layers"><h2>Layer by layer</h2>',
+        *tables,
+        definitions(shown),
+        "</section>",
+    ]
 
 
 def _cell(key: str, value: float | None) -> str:
@@ -179,8 +155,8 @@ def _equations(tags: Iterable[str]) -> str:
     known = {one.tag: one for one in identities.all()}
     wanted = [tag for tag in known if tag in set(tags)]
     items = "".join(
-        f'<dt id="{tag}">{tag}</dt><dd>{_text(known[tag].claim)}<br>'
-        f'<span class="formula">{"<br>".join(map(_text, known[tag].statements))}</span></dd>'
+        f'<dt id="{tag}">{tag}</dt><dd>{text(known[tag].claim)}<br>'
+        f'<span class="formula">{"<br>".join(map(text, known[tag].statements))}</span></dd>'
         for tag in wanted
     )
     return f"<dl>{items}</dl><p>Check them on your machine: <code>bnjax verify</code>.</p>"
@@ -188,12 +164,3 @@ def _equations(tags: Iterable[str]) -> str:
 
 def _tags(tags: Iterable[str]) -> str:
     return "".join(f' <a class="tag" href="#{tag}">{tag}</a>' for tag in tags)
-
-
-def _list(items: Mapping[str, str]) -> str:
-    pairs = (f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>" for key, text in items.items())
-    return f"<dl>{''.join(pairs)}</dl>"
-
-
-def _text(text: str) -> str:
-    return html.escape(text)

@@ -24,9 +24,11 @@ except ModuleNotFoundError:  # Windows: two runs into one folder are not told ap
 
 _MARKER = ".bnjax"
 
+Kind = Literal["run", "sweep", "claims"]
+
 
 class _Marker(TypedDict):
-    folder: Literal["run", "sweep"]
+    folder: Kind
     bnjax: str
 
 
@@ -38,7 +40,7 @@ class Folder:
         names: The files that a command may write there, and nothing else it ever deletes.
     """
 
-    kind: Literal["run", "sweep"]
+    kind: Kind
     names: tuple[str, ...]
 
     def __init__(self, path: Path, option: str) -> None:

@@ -73,12 +73,13 @@ class TrainingProgress:
         self._epochs, self._unit = epochs, unit
         self._every = max(1, epochs // _LINES)
         self._shown = dict.fromkeys(networks, 0)
+        self._width = max(map(len, (*networks, "baseline")))
         self._console = console(stderr=True, quiet=silent)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._bars = Progress(
-                TextColumn("{task.description:>8}"),
+                TextColumn(f"{{task.description:>{self._width}}}"),
                 BarColumn(bar_width=20),
                 TextColumn("{task.fields[figures]}"),
                 TimeRemainingColumn(),
@@ -114,4 +115,4 @@ class TrainingProgress:
             self._bars.update(self._tasks[name], completed=epoch, figures=figures)
         elif epoch // self._every > self._shown[name] // self._every or epoch in (1, self._epochs):
             self._shown[name] = epoch
-            self.say(f"{name:>8}  {figures}  {seconds_left:.0f} s left")
+            self.say(f"{name:>{self._width}}  {figures}  {seconds_left:.0f} s left")

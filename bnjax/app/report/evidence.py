@@ -24,14 +24,13 @@ from bnjax.app.run import config as run_config
 from bnjax.app.run import metrics as run_metrics
 from bnjax.app.run.config import Config
 from bnjax.app.run.metrics import Line
-from bnjax.app.run.networks import NAMES, make_network
+from bnjax.app.run.networks import NAMES, TITLES, make_network
 from bnjax.app.run.saved import SavedNetwork, load_run
 from bnjax.geometry import Angles, Recording, look_dtype
 from bnjax.report import Curve, Subject
 
 _FEW = 10
 _MOST = 2**32  # bytes of a recording
-TITLES = {"baseline": "the baseline", "bn": "the normalized network"}
 _BOUNDED = ("sigmoid", "tanh")
 # what a run records beside the figures of a recording
 _MORE = {"percentiles": (len(geometry.PERCENTILES),), "directions": ()}

@@ -20,7 +20,8 @@ import numpy as np
 
 from bnjax import geometry, network
 from bnjax.app.errors import UserError, nearest
-from bnjax.app.report.evidence import TITLES, Evidence
+from bnjax.app.report.evidence import Evidence
+from bnjax.app.run.networks import TITLES
 from bnjax.geometry import Angles
 from bnjax.network import Dense, Network, NormDense, Params
 from bnjax.report import Finding
