@@ -11,7 +11,7 @@ at any training), with `recording` (what was seen, as a file), `layer_figures` a
 
 from bnjax.geometry.angles import Angles, layer_angles
 from bnjax.geometry.faults import FAULTS, Fault, Found, faults
-from bnjax.geometry.functions import Observed, ObservedLayer, observe_function
+from bnjax.geometry.functions import observe_function
 from bnjax.geometry.histograms import COSINE_BINS, PERCENTILES
 from bnjax.geometry.layers import (
     SATURATED,
@@ -24,6 +24,7 @@ from bnjax.geometry.layers import (
     spread,
     weight_norms,
 )
+from bnjax.geometry.observed import Observed, ObservedLayer
 from bnjax.geometry.parts import Parts, Propagated, gradients, propagated, weight_parts
 from bnjax.geometry.record import observe
 from bnjax.geometry.recorder import Recorder

@@ -3,10 +3,8 @@
 Source: S0/S1 §3; own derivation.
 """
 
-import itertools
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,71 +15,17 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from bnjax import _marks
-from bnjax.geometry.angles import Angles, Inputs, angles_between, product_inputs
-from bnjax.geometry.convolutions import convolution_inputs, kernel_matrix, samples_first
-from bnjax.geometry.copies import copied
-from bnjax.geometry.feeds import Value, apply_moves
-from bnjax.geometry.programs import STEP, Evaluation, Site
-from bnjax.geometry.vectors import Standardized, standardize, standardize_all
-from bnjax.layout import accumulator_dtype
-
-_STATIC = {"static": True}
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class ObservedLayer:
-    """One layer of a function: a pytree, of which names and words are static.
-
-    Attributes:
-        name: The path of its weights, such as "params['conv1']['kernel']"; of γ where the weights
-            are not known. In a scan the index of the step follows. Where parameters are used
-            several times, " (2)" and so on follows; their gradient is the sum over these layers.
-            "normalization" where neither is known.
-        angles: Its `Angles`. Of a convolution n_in counts the entries of one neuron's kernel, and
-            B samples times positions. n_in is 0 where the linear operation is not known.
-        W: The weights, (n_in, n_out): all axes of a kernel but that of the neurons are one, in
-            their order.
-        gamma: γ, (n_out,); None where there is none, as without normalization.
-        copies: Whether x is, but for shift and factor, that of another neuron, (n_out,) bool.
-        copied_inputs: The same of the inputs, (n_in,) bool; of a convolution of its channels.
-        saturated: The fraction of the entries of y at which the activation has a derivative under
-            `SATURATED`, a scalar. None where no activation is known: it must be computed entry by
-            entry from y alone, or from a sum with y in it, and another layer must follow.
-        bounded: 1 where that activation is flat on both sides, 0 if not; None as `saturated`.
-        samples: B.
-        unfollowed: Why the linear operation before the normalization is not known, or "".
-    """
-
-    name: str = field(metadata=_STATIC)
-    angles: Angles
-    W: Array
-    gamma: Array | None
-    copies: Array
-    copied_inputs: Array
-    saturated: Array | None
-    bounded: Array | None
-    samples: int = field(metadata=_STATIC)
-    unfollowed: str = field(default="", metadata=_STATIC)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Observed:
-    """What `observe_function` finds: a pytree.
-
-    Attributes:
-        layers: The layers in the order of the program; `observed[name]` is one of them.
-        skipped: (name, reason) of each layer that is not measured, static. The name is the path of
-            its weights or of γ, or "normalization".
-    """
-
-    layers: tuple[ObservedLayer, ...]
-    skipped: tuple[tuple[str, str], ...] = field(default=(), metadata=_STATIC)
-
-    def __getitem__(self, name: str) -> ObservedLayer:
-        """Return the layer of that name."""
-        return {layer.name: layer for layer in self.layers}[name]
+from bnjax.geometry.feeds import Value
+from bnjax.geometry.observed import (
+    STATIC,
+    Observed,
+    ObservedLayer,
+    Way,
+    measure,
+    step_names,
+    way_of,
+)
+from bnjax.geometry.programs import Evaluation
 
 
 def observe_function(
@@ -131,14 +75,42 @@ def observe_function(
             "geometry.observe_function: `batch` must hold the arrays that the parameters are "
             "combined with; got none. Pass the batch as arguments of `loss`, not by its closure."
         )
-    return _observe(params, batch, loss=loss, has_aux=has_aux, plain=plain)
+    found = _find_layers(params, batch, loss=loss, has_aux=has_aux, plain=plain)
+    layers: list[ObservedLayer] = []
+    for at, name in enumerate(found.names):
+        measured = measure(found.arrays[at], found.deltas[at], way=found.ways[at])
+        for layer, own in zip(measured, step_names(name, found.ways[at].steps), strict=True):
+            layers.append(replace(layer, name=own, unfollowed=found.unfollowed[at]))
+    return Observed(_numbered(layers), found.skipped)
 
 
-# compiled for eager callers: hundreds of operations become one program
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Layers:
+    """The layers of a program as arrays: a pytree.
+
+    Attributes:
+        arrays: Of each layer, as `Site.arrays`.
+        deltas: Δ of each.
+        names: Of each, static like all that follows.
+        unfollowed: As `ObservedLayer.unfollowed`.
+        ways: How each is measured.
+        skipped: As `Observed.skipped`.
+    """
+
+    arrays: list[dict[str, Array]]
+    deltas: list[Array]
+    names: tuple[str, ...] = field(metadata=STATIC)
+    unfollowed: tuple[str, ...] = field(metadata=STATIC)
+    ways: tuple[Way, ...] = field(metadata=STATIC)
+    skipped: tuple[tuple[str, str], ...] = field(metadata=STATIC)
+
+
+# compiled for eager callers: one program for the function, and one for all layers of one shape
 @partial(jax.jit, static_argnames=("loss", "has_aux", "plain"))
-def _observe(
+def _find_layers(
     params: Any, batch: tuple[Any, ...], *, loss: Callable[..., Any], has_aux: bool, plain: bool
-) -> Observed:
+) -> _Layers:
     program = _trace(loss, params, batch, has_aux)
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     values = [
@@ -165,12 +137,19 @@ def _observe(
     cost, pull_back, arrays = jax.vjp(evaluate, zeros, has_aux=True)
     deltas = jax.tree.leaves(pull_back(jnp.ones_like(cost)))
     normalized = {site.feed.eqn for site in sites if site.norm and site.feed is not None}
-    layers: list[ObservedLayer] = []
-    for site, own, delta in zip(sites, arrays, deltas, strict=True):
-        if site.norm or site.feed is None or site.feed.eqn not in normalized:
-            layers += _layers_of(site, own, delta)
-    named = ((name or "normalization", reason) for name, reason in skipped)
-    return Observed(_numbered(layers), tuple(named))
+    chosen = [
+        at
+        for at, site in enumerate(sites)
+        if site.norm or site.feed is None or site.feed.eqn not in normalized
+    ]
+    return _Layers(
+        [arrays[at] for at in chosen],
+        [deltas[at] for at in chosen],
+        tuple(sites[at].name for at in chosen),
+        tuple(sites[at].unfollowed for at in chosen),
+        tuple(way_of(sites[at]) for at in chosen),
+        tuple((name or "normalization", reason) for name, reason in skipped),
+    )
 
 
 def _path(keys: tuple[Any, ...]) -> str:
@@ -192,82 +171,6 @@ def _trace(
             f"{' first' if has_aux else ''}; got {cost}."
         )
     return program
-
-
-def _layers_of(site: Site, arrays: dict[str, Array], delta: Array) -> Iterator[ObservedLayer]:
-    """Measure a layer, or one for each step of the scans around it."""
-    measure = partial(_measure, site)
-    for _ in site.steps:
-        measure = jax.vmap(measure)
-    layer = measure(arrays, delta)
-    for step in itertools.product(*map(range, site.steps)):
-        name = site.name
-        for k in step:
-            name = name.replace(STEP, f"[{k}]", 1) if STEP in name else f"{name} (step {k})"
-        yield replace(jax.tree.map(lambda a, step=step: a[step], layer), name=name)
-
-
-def _measure(site: Site, arrays: dict[str, Array], delta: Array) -> ObservedLayer:
-    """Measure a layer, of which the steps of scans are taken off already."""
-    found = {name: arrays.get(name) for name in ("saturated", "bounded")}
-    arrays = {name: a for name, a in arrays.items() if name not in found}
-    dtype = accumulator_dtype(*(a.dtype for a in (*arrays.values(), delta)))
-    gamma = arrays["gamma"].reshape(-1) if "gamma" in arrays else None
-    if "u" in arrays:
-        arrays["u"] = arrays["u"].astype(dtype)
-    arrays["x"] = arrays["x"].astype(dtype)
-    inputs, columns, W, x_, delta_ = _compare(site, arrays, delta.astype(dtype))
-    return ObservedLayer(
-        site.name,
-        angles_between(inputs, x_, delta_, gamma, eps=site.eps, norm=site.norm),
-        W,
-        gamma,
-        copies=copied(x_),
-        copied_inputs=copied(columns),
-        samples=len(x_.hat),
-        unfollowed=site.unfollowed,
-        **found,
-    )
-
-
-def _compare(
-    site: Site, arrays: dict[str, Array], delta: Array
-) -> tuple[Inputs, Standardized, Array, Standardized, Standardized]:
-    """Return what the angles hold of the inputs, these or their channels, W, x and Δ."""
-    feed, x = site.feed, arrays["x"]
-    if feed is None:
-        x_, delta_ = standardize_all([_rows(a, site.features) for a in (x, delta)])
-        none = jnp.zeros((0, x_.hat.shape[1]), x.dtype)
-        inputs = Inputs(none[:, 0], none[:, 0], none, none)
-        return inputs, Standardized(inputs.mean, inputs.sd, none.T), none, x_, delta_
-    u, W, params = arrays["u"], arrays["W"], feed.eqn.params
-    x, delta = (apply_moves(a, feed.moves) for a in (x, delta))
-    if feed.eqn.primitive.name == "dot_general":
-        (left, right), _ = params["dimension_numbers"]
-        of_u, of_W = (right, left) if feed.weights_first else (left, right)
-        rows = [_rows(u, of_u), _rows(x, feed.neurons), _rows(delta, feed.neurons)]
-        u_, x_, delta_ = standardize_all(rows)
-        return product_inputs(u_, x_, delta_), u_, _columns(W, of_W), x_, delta_
-    order, numbers = samples_first(params), params["dimension_numbers"]
-    neurons = W.shape[numbers.rhs_spec[0]]
-    x_, delta_ = standardize_all([a.transpose(order).reshape(-1, neurons) for a in (x, delta)])
-    inputs = convolution_inputs(u, W, x_, delta_, params)
-    channels = standardize(_rows(u, numbers.lhs_spec[1:2]))
-    return inputs, channels, kernel_matrix(W, params), x_, delta_
-
-
-def _rows(a: Array, columns: Sequence[int]) -> Array:
-    """Return an array as a matrix whose columns are these axes, one after the other."""
-    rows = [axis for axis in range(a.ndim) if axis not in columns]
-    number = math.prod(a.shape[axis] for axis in columns)
-    return a.transpose([*rows, *columns]).reshape(-1, number)
-
-
-def _columns(a: Array, rows: Sequence[int]) -> Array:
-    """Return an array as a matrix whose rows are these axes, one after the other."""
-    columns = [axis for axis in range(a.ndim) if axis not in rows]
-    number = math.prod(a.shape[axis] for axis in rows)
-    return a.transpose([*rows, *columns]).reshape(number, -1)
 
 
 def _numbered(layers: list[ObservedLayer]) -> tuple[ObservedLayer, ...]:

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from bnjax.geometry import stopping
-from bnjax.geometry.functions import ObservedLayer
 from bnjax.geometry.histograms import cosine_bins, cosine_shares
 from bnjax.geometry.layer_summary import summarize_angles
+from bnjax.geometry.observed import ObservedLayer
 from bnjax.geometry.recording import COSINES
 from bnjax.geometry.stopping import ALIGNED
 

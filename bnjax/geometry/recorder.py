@@ -3,8 +3,8 @@
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from os import PathLike, fspath
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -16,8 +16,10 @@ from jax import Array
 from jax.core import Tracer
 from jax.experimental import io_callback
 
+from bnjax._xla import options_for_small_programs
 from bnjax.geometry.functions import observe_function
 from bnjax.geometry.layer_figures import layer_figures
+from bnjax.geometry.observed import Observed, ObservedLayer
 from bnjax.geometry.recording import (
     COSINES,
     Recording,
@@ -31,25 +33,21 @@ from bnjax.geometry.recording import (
     without_looks,
 )
 
-_STATIC = {"static": True}
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _Look:
-    """One look on a device: a pytree.
+class _LayerLook:
+    """One look at a layer: a pytree.
 
     Attributes:
-        figures: All numbers, one after the other.
-        cosines: (L, 3, 40).
-        places: The field and the layer of each number, static.
-        layers: The arguments of `without_looks`, static.
+        figures: Numbers, (n,).
+        cosines: (3, 40).
+        names: Of the figures, static.
     """
 
     figures: Array
     cosines: Array
-    places: tuple[tuple[str, int], ...] = field(metadata=_STATIC)
-    layers: tuple[tuple[Any, ...], ...] = field(metadata=_STATIC)
+    names: tuple[str, ...] = field(metadata={"static": True})
 
 
 class Recorder:
@@ -109,7 +107,7 @@ class Recorder:
             if value is not None:
                 _check_number(name, value, least)
         self._path, self._every, self._start = path, every, start
-        self._measure = jax.jit(partial(_measure, loss, has_aux, plain))
+        self._loss, self._options = loss, {"has_aux": has_aux, "plain": plain}
         self._found = None if path is None else _read_existing(path)
         self._layers: Recording | None = None  # known from the first look on
         self._steps: list[int] = []
@@ -134,11 +132,12 @@ class Recorder:
         self._check_open()
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((step, params, batch))):
             now, here = step % self._every == 0, partial(self._look_inside, step, params, batch)
-            jax.lax.cond(now, here, lambda: None)  # pyright: ignore[reportCallIssue]
+            jax.lax.cond(now, here, lambda: None)
         elif int(step) % self._every == 0:
-            found = self._measure(params, batch)
-            self._begin(found.layers)
-            self._append(int(step), *jax.device_get((found.figures, found.cosines)), found.places)
+            observed = self._observe(params, batch)
+            self._begin(observed)
+            plain = (replace(layer, name="", unfollowed="") for layer in observed.layers)
+            self._append(int(step), jax.device_get([*map(_jitted_look_at(), plain)]))
 
     @property
     def recording(self) -> Recording:
@@ -180,17 +179,28 @@ class Recorder:
         self.close()
 
     def _look_inside(self, step: int | Array, params: Any, batch: tuple[Any, ...]) -> None:
-        found = self._measure(params, batch)
-        self._begin(found.layers)
+        observed = self._observe(params, batch)
+        self._begin(observed)
+        looks = [_look_at(layer) for layer in observed.layers]
 
-        def append(step: np.ndarray, figures: np.ndarray, cosines: np.ndarray) -> None:
-            self._append(int(step), np.asarray(figures), np.asarray(cosines), found.places)
+        def append(step: np.ndarray, looks: list[_LayerLook]) -> None:
+            self._append(int(step), jax.device_get(looks))
 
-        io_callback(append, None, step, found.figures, found.cosines, ordered=True)
+        io_callback(append, None, step, looks, ordered=True)
 
-    def _begin(self, layers: tuple[Any, ...]) -> None:
+    def _observe(self, params: Any, batch: tuple[Any, ...]) -> Observed:
+        return observe_function(self._loss, params, *batch, **self._options)
+
+    def _begin(self, observed: Observed) -> None:
         """Note the layers at the first look, and open the file; later check that they stayed."""
-        fresh = without_looks(*layers)
+        layers = observed.layers
+        fresh = without_looks(
+            names=[layer.name for layer in layers],
+            norm=[layer.angles.rho is not None for layer in layers],
+            unfollowed=[layer.unfollowed for layer in layers],
+            skipped=observed.skipped,
+            samples=[layer.samples for layer in layers],
+        )
         if self._layers is not None:
             _check_same("the first look", self._layers, fresh)
             return
@@ -207,28 +217,23 @@ class Recorder:
             self._write(line)
         self._layers = fresh
 
-    def _append(
-        self,
-        step: int,
-        figures: np.ndarray,
-        cosines: np.ndarray,
-        places: tuple[tuple[str, int], ...],
-    ) -> None:
+    def _append(self, step: int, looks: list[_LayerLook]) -> None:
         self._check_open()
         if self._steps and step <= self._steps[-1]:
             raise ValueError(
                 f"geometry.Recorder.look: `step` must be after the last look, {self._steps[-1]}; "
                 f"got {step}. To record again from a step on, pass it as start=."
             )
-        look = empty_look(len(cosines))
-        for (name, layer), figure in zip(places, figures, strict=True):
-            look[name][layer] = figure
-        for k, name in enumerate(COSINES):
-            look[name] = cosines[:, k]
-        line = look_line(step, look)
+        row = empty_look(len(looks))
+        for at, look in enumerate(looks):
+            for name, figure in zip(look.names, look.figures, strict=True):
+                row[name][at] = figure
+            for name, shares in zip(COSINES, look.cosines, strict=True):
+                row[name][at] = shares
+        line = look_line(step, row)
         self._write(line)
         self._steps.append(step)
-        self._looks.append(read_look(line, len(cosines))[1])  # as it is read from the file
+        self._looks.append(read_look(line, len(looks))[1])  # as it is read from the file
 
     def _check_open(self) -> None:
         if self._closed:
@@ -247,22 +252,16 @@ class Recorder:
             raise
 
 
-def _measure(
-    loss: Callable[..., Any], has_aux: bool, plain: bool, params: Any, batch: tuple[Any, ...]
-) -> _Look:
-    observed = observe_function(loss, params, *batch, has_aux=has_aux, plain=plain)
-    layers = observed.layers
-    static = [(one.name, one.angles.rho is not None, one.unfollowed) for one in layers]
-    names, norm, unfollowed = zip(*static, strict=True) if static else ((), (), ())
-    found = [layer_figures(layer) for layer in layers]
-    places = [(name, at) for at, one in enumerate(found) for name in one if name not in COSINES]
-    cosines = [[one[name] for name in COSINES] for one in found]
-    return _Look(
-        jnp.stack([found[at][name] for name, at in places]),
-        jnp.stack([jnp.stack(one) for one in cosines]),
-        tuple(places),
-        (names, norm, unfollowed, observed.skipped, tuple(one.samples for one in layers)),
-    )
+def _look_at(layer: ObservedLayer) -> _LayerLook:
+    figures = layer_figures(layer)
+    cosines = jnp.stack([figures.pop(name) for name in COSINES])
+    return _LayerLook(jnp.stack([*figures.values()]), cosines, tuple(figures))
+
+
+@cache
+def _jitted_look_at() -> Callable[[ObservedLayer], _LayerLook]:
+    """Return `_look_at`, jitted: sooner ready and slower, as a look is taken now and then."""
+    return jax.jit(_look_at, compiler_options=options_for_small_programs())
 
 
 def _read_existing(path: str | PathLike[str]) -> tuple[Recording, list[int]] | None:
