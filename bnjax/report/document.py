@@ -34,7 +34,7 @@ class Report:
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
         """Return all that the recordings show, in the order of the page."""
-        return (*find_all(self.subjects), *self.more)
+        return tuple(find_all(self.subjects))
 
     @cached_property
     def short(self) -> tuple[Finding, ...]:
@@ -77,9 +77,10 @@ class Report:
     def __str__(self) -> str:
         """Return it as text."""
         parts = [part for part in (self.title, self.about, *self.missing) if part]
-        for one in self.findings:
+        for one in (*self.findings, *self.more):
             title = f"{one.title} [{', '.join(one.tags)}]" if one.tags else one.title
-            parts.append(f"{title}\n{one.text}")
+            advice = [f"What to do: {words}" for words in one.advice]
+            parts.append("\n".join([title, one.text, *advice]))
         return "\n\n".join(parts)
 
 

@@ -52,9 +52,9 @@ class Finding:
 
     @property
     def text(self) -> str:
-        """Return all that it says of these recordings."""
+        """Return all that it says of these recordings, but for what to do."""
         items = [f"{key}: {words}" for key, words in self.items.items()]
-        return " ".join(part for part in (self.says, self.detail, *items, *self.advice) if part)
+        return " ".join(part for part in (self.says, self.detail, *items) if part)
 
 
 Find = Callable[[Sequence[Subject]], Finding | None]

@@ -41,12 +41,13 @@ _COLUMNS = {
 
 def write(report: "Report") -> str:
     """Return the page as HTML."""
-    tags = {tag for finding in report.findings for tag in finding.tags}
+    findings = (*report.findings, *report.more)
+    tags = {tag for finding in findings for tag in finding.tags}
     body = [f"<h1>{text(report.title)}</h1>", f'<p class="about">{text(report.about)}</p>']
     body += [f'<p class="notice">{text(sentence)}</p>' for sentence in report.missing]
     body += [_summary(report.short), *_words(report.subjects)]
-    body += [_section(finding) for finding in report.findings]
-    body += [*_tables(report.subjects), *_advice(report.findings)]
+    body += [_section(finding) for finding in findings]
+    body += [*_tables(report.subjects), *_advice(findings)]
     body.append(f'<section id="equations"><h2>Equations</h2>{_equations(tags)}</section>')
     return page(report.title, body)
 

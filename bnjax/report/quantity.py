@@ -64,11 +64,9 @@ class Quantity:
         """Return what is to be said of these; nothing where no figure is known."""
         of: dict[str, tuple[Subject, Peak]] = {}
         for one in subjects:
-            figures = self.values(one)
-            figures = (
-                np.concatenate([figures[:-1] * np.nan, figures[-1:]]) if self.at_end else figures
-            )
-            if (found := peak(figures, self.order(figures))) is not None:
+            values = self.values(one)
+            values[: -1 if self.at_end else 0] = np.nan
+            if (found := peak(values, self.order(values))) is not None:
                 of[one.name] = one, found
         if not of:
             return None
@@ -77,9 +75,12 @@ class Quantity:
         extreme = max(of.values(), key=lambda pair: float(self.order(np.array(pair[1].value))))
         step = int(extreme[0].recording.steps[extreme[1].look])
         strength = self.strength(peaks)
+        figures: dict[str, Any] = {name: self._figures(*pair) for name, pair in of.items()}
         if self.compared and len(known) > 1 and (found := self._compare(known[0], known[1])):
             says.insert(0, found[0])
-            strength, step = max(strength, found[1]), found[2]
+            figures["compared"] = found[1]
+            step = found[1]["step"]
+            strength = max(strength, float(farthest(np.array(found[1]["ratio"]))) - 0.3)
         return Finding(
             self.name,
             self.title,
@@ -87,7 +88,7 @@ class Quantity:
             " ".join(dict.fromkeys(says)),
             "" if self.detail is None else self.detail(known),
             tags=self.tags,
-            figures={name: self._figures(one, found) for name, (one, found) in of.items()},
+            figures=figures,
             strength=strength,
             pictures=self.chart(
                 known,
@@ -117,8 +118,8 @@ class Quantity:
         step = int(one.recording.steps[found.look])
         return {"layer": found.layer, "step": step, "value": found.value, "last": found.last}
 
-    def _compare(self, a: Subject, b: Subject) -> tuple[str, float, int] | None:
-        """Say where two networks of as many layers differ most; the strength, and the step."""
+    def _compare(self, a: Subject, b: Subject) -> tuple[str, dict[str, Any]] | None:
+        """Say where two networks of as many layers differ most."""
         steps, in_a, in_b = np.intersect1d(
             a.recording.steps, b.recording.steps, return_indices=True
         )
@@ -128,22 +129,23 @@ class Quantity:
         found = peak(ratio, farthest(ratio))
         if found is None:
             return None
-        step, most = int(steps[found.look]), abs(math.log10(found.value))
-        if most < math.log10(2):
-            text = (
-                f"{self.compared} differed by less than a factor of 2 in every layer, at every look"
-            )
-            return f"{sentence(text)}", 0.0, step
-        where = f"{b.layer(found.layer)} {self.compared}"
-        text = f"{b.when(in_b[found.look])}, in {where} {_larger(found.value, a, b, 'were')}"
+        figures = {"layer": found.layer, "step": int(steps[found.look])}
+        figures |= {"ratio": found.value, "ratio_at_end": found.last}
+        if 0.5 < found.value < 2:
+            text = f"{self.compared} differed by less than a factor of 2 in every layer at any look"
+            return sentence(text), figures
+        where = f"in {b.layer(found.layer)} {self.compared}"
+        text = f"{b.when(in_b[found.look])}, {where} were {_larger(found.value, a, b)}"
         if found.look + 1 < len(steps) and not math.isnan(found.last):
-            text += f", and at the last look {_larger(found.last, a, b, 'are')}"
-        return sentence(text), most, step
+            text += f"; at the last look they are {_larger(found.last, a, b)}"
+        return sentence(text), figures
 
 
-def _larger(ratio: float, a: Subject, b: Subject, verb: str) -> str:
+def _larger(ratio: float, a: Subject, b: Subject) -> str:
+    if 0.95 < ratio < 1.05:
+        return "as large in both"
     large, small = (b, a) if ratio >= 1 else (a, b)
-    return f"{verb} {times(max(ratio, 1 / ratio))} as large in {large.title} as in {small.title}"
+    return f"{times(max(ratio, 1 / ratio))} as large in {large.title} as in {small.title}"
 
 
 def farthest(figures: np.ndarray) -> np.ndarray:

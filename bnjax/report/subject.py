@@ -47,7 +47,7 @@ class Subject:
         """Return a field of the looks, (K, L) or (K, L, n); NaN, (K, L), where there is none."""
         looks = self.recording.looks
         if name in (looks.dtype.names or ()):
-            return np.asarray(looks[name], np.float64)
+            return np.array(looks[name], np.float64)
         return np.full((len(looks), self.count), np.nan)
 
     def cosines(self, kind: int) -> np.ndarray:

@@ -34,7 +34,12 @@ def share(value: float) -> str:
 
 def sentence(text: str) -> str:
     """Begin with a capital and end with a full stop."""
-    return f"{text[0].upper()}{text[1:]}."
+    return f"{capital(text)}."
+
+
+def capital(text: str) -> str:
+    """Begin with a capital, but for Greek letters: ε is not Ε."""
+    return text[:1].upper() + text[1:] if text[:1].isascii() else text
 
 
 def listed(items: list[str]) -> str:

@@ -39,7 +39,7 @@ def explain(options: Explain) -> int:
     else:
         evidence = gather(path)
         weight = _choose(evidence, options)
-        report = _of_run(evidence, weight)
+        report = _of_run(evidence, weight, checked=not (options.json or options.text))
     if options.json:
         print(files.to_json(_gathered(path, report, weight)).decode())
         return 0
@@ -71,13 +71,13 @@ def _choose(evidence: Evidence, options: Explain) -> Weight | None:
     return weights.examine(evidence.angles, **chosen, name=options.network)
 
 
-def _of_run(evidence: Evidence, weight: Weight | None) -> Report:
+def _of_run(evidence: Evidence, weight: Weight | None, *, checked: bool) -> Report:
     return Report(
         evidence.subjects,
         f"How the run {evidence.path.resolve().name} learnt",
         evidence.about,
         tuple(evidence.missing),
-        () if weight is None else (weights.as_finding(weight, evidence),),
+        () if weight is None else (weights.as_finding(weight, evidence, checked=checked),),
     )
 
 
@@ -105,15 +105,18 @@ def _write(path: Path, report: Report) -> Path:
 
 def _print(console: Console, report: Report) -> None:
     console.print(f"{report.about}\n")
-    for finding in report.findings:
+    for finding in (*report.findings, *report.more):
         tags = f" [{', '.join(finding.tags)}]" if finding.tags else ""
         console.print(f"{finding.title}{tags}", style="bold")
-        console.print(f"{finding.text}\n")
+        console.print(finding.text)
+        for words in finding.advice:
+            console.print(f"What to do: {words}")
+        console.print()
 
 
 def _gathered(path: Path, report: Report, weight: Weight | None) -> dict[str, Any]:
     seen = [one for one in report.subjects if len(one.recording.steps)]
-    kept = ("name", "title", "text", "tags", "figures", "strength")
+    kept = ("name", "title", "says", "text", "advice", "tags", "figures", "strength")
     return {
         "run": str(path),
         "missing": report.missing,

@@ -84,8 +84,8 @@ class Weight:
     @property
     def tags(self) -> tuple[str, ...]:
         """Return the tags of the equations that its text rests on."""
-        stopped = ("G.6",) if self.reason != "learning" else ()
-        return (*stopped, "G.3") if self.rho is None else (*stopped, "G.2", "G.1")
+        halted = ("G.6",) if self.reason != "learning" or self._balanced else ()
+        return (*halted, "G.3") if self.rho is None else (*halted, "G.2", "G.1")
 
     @property
     def text(self) -> str:
@@ -126,6 +126,12 @@ class Weight:
             text += f" Beside x̂ the two are at {self.corner:.0f}°{right}."
         return text
 
+    @property
+    def _balanced(self) -> bool:
+        """Return whether the two parts of a gradient without normalization nearly cancel."""
+        means = 0.0 if self.means is None else abs(self.means)
+        return abs(self.gradient) < _LITTLE * means
+
     def _without_normalization(self) -> str:
         if self.reason != "learning":
             return f"It stopped because {self.reason}."
@@ -134,7 +140,7 @@ class Weight:
             f"differences give {number(apart)} (θ3 = {degrees(self.cosines[2]):.0f}°), the "
             f"averages {number(means)}."
         )
-        if abs(self.gradient) < _LITTLE * max(abs(apart), abs(means)):
+        if self._balanced:
             return f"It hardly learns because two parts balance: {parts}"
         which = "differences" if abs(apart) > abs(means) else "the averages"
         return f"It learns because of {which}: {parts}"
@@ -222,8 +228,8 @@ def _differentiate(net: Network, params: Params, x: jax.Array, targets: jax.Arra
     return jax.grad(cost)(params)
 
 
-def as_finding(weight: Weight, evidence: Evidence) -> Finding:
-    """Return what the report says of a weight: its gradient, put together step by step."""
+def as_finding(weight: Weight, evidence: Evidence, *, checked: bool) -> Finding:
+    """Return what the report says of a weight: its gradient, step by step, and by `jax.grad`."""
     from bnjax.app.report.sphere import Triangle
 
     cos1, cos2, cos3 = (number(cosine) for cosine in weight.cosines)
@@ -237,7 +243,8 @@ def as_finding(weight: Weight, evidence: Evidence) -> Finding:
         steps["averages"] = f"B ⟨Δ⟩⟨u⟩ = {number(weight.means)}"
         together = f"{number(weight.amplitude)} · ({cos3}) + ({number(weight.means)})"
     steps["∂C/∂W"] = f"{together} = {number(weight.gradient)}"
-    steps["by jax.grad"] = number(by_autodiff(evidence, weight))
+    if checked:  # to compile it takes a while
+        steps["by jax.grad"] = number(by_autodiff(evidence, weight))
     if weight.gamma_gradient is not None:
         steps["∂C/∂γ"] = number(weight.gamma_gradient)
     return Finding(

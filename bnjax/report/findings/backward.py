@@ -67,8 +67,7 @@ register(
         "samples apart. Normalization removes it. The figure is the second part over the first.",
         ("G.3", "G.2"),
         _means_over_differences,
-        "without normalization, in {place} the part of the averages was {value} the other "
-        "{when}{last}",
+        "in {place} the part of the averages was {value} the other {when}{last}",
         "averages over differences",
         write=times,
         strength=lambda peaks: float(np.nanmax([0.0, *(np.log10(p.last) for p in peaks)])),

@@ -7,7 +7,7 @@ from bnjax import geometry
 from bnjax.report.drawing import Chart, Charts, Line
 from bnjax.report.finding import Finding, register, register_of_curves
 from bnjax.report.subject import Subject
-from bnjax.report.words import listed, number, sentence, times
+from bnjax.report.words import capital, listed, number, sentence, times
 
 _TARGET = 0.95
 
@@ -54,11 +54,11 @@ def _how_soon(reached: dict[str, int | None]) -> list[str]:
     if not there:
         return ["None of them reached 95 %."] * (len(reached) > 1)
     first, last = min(there, key=lambda k: there[k]), max(there, key=lambda k: there[k])
-    said = [f"{sentence(first)[:-1]} was at 95 % after {there[first]:,} mini-batches."]
+    said = [f"{capital(first)} was at 95 % after {there[first]:,} mini-batches."]
     ratio = there[last] / there[first]
     if len(there) > 1:
         said.append(
-            f"{sentence(last)[:-1]} needed {there[last]:,}, {times(ratio)} as many."
+            f"{capital(last)} needed {there[last]:,}, {times(ratio)} as many."
             if ratio > 1
             else f"So was {last}."
         )
@@ -103,11 +103,11 @@ def wrong(subjects: Sequence[Subject]) -> Finding | None:
             where = one.layers([places[found.layer] for found in those])
             of = f" of {one.title}" if one.title else ""
             which = f"at worst, in {one.layer(places[worst.layer])}: " if those[1:] else ""
-            says.append(f"{sentence(where)[:-1]}{of}: {which}{worst.sentence}")
+            says.append(f"{capital(where)}{of}: {which}{worst.sentence}")
             key = f"{name}{one.inside}"
             first = f"{says[-1]} " if len(says) > 3 else ""
-            items[f"{key[0].upper()}{key[1:]}"] = f"{first}{worst.fault.meaning}"
-            advice[name] = f"{sentence(name)[:-1]}: {worst.fault.advice}"
+            items[capital(key)] = f"{first}{worst.fault.meaning}"
+            advice[name] = f"{capital(name)}: {worst.fault.advice}"
             figures[key] = {found.layer: found.figure for found in those}
     if not items:
         return None
