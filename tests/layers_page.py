@@ -1,8 +1,8 @@
-"""What docs/LAYERS.md says of one framework: each difference in its table is a test."""
+"""What docs/differences.md says of one framework: each difference in its table is a test."""
 
 from pathlib import Path
 
-_PAGE = Path(__file__).parents[1] / "docs" / "LAYERS.md"
+_PAGE = Path(__file__).parents[1] / "docs" / "differences.md"
 
 
 def differences(framework):

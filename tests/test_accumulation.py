@@ -20,7 +20,7 @@ from bnjax import Network, batch_norm, cost, training
 from bnjax.accumulation import accumulate_gradient
 from bnjax.training.accumulation import exact_gradient
 
-PAGE = (Path(__file__).parents[1] / "docs" / "ACCUMULATION.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "guides" / "accumulation.md").read_text()
 EXACT = {jnp.dtype("float64"): 1e-12, jnp.dtype("float32"): 1e-6}
 K, B, SIZES = 3, 4, (3, 6, 5, 4, 2)
 WEIGHTS = {
@@ -332,12 +332,14 @@ def test_keeping_is_for_the_whole_batch():
 @pytest.mark.slow
 def test_the_page_s_code_runs_and_counts_right(rng, key):
     """The recipe with optax.MultiSteps is the step with separate micro-batches."""
-    whole_batch, recipe, own = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)  # the others set up the data
+    _, whole_batch, _, recipe, own = blocks
     x, targets = drawn(rng, sizes=(3, 5, 2))
     w = WEIGHTS["smaller last"](rng).astype(x.dtype).at[0].set(3.0)
     net, optimizer = Network((3, 5, 2), activation="relu", cost="squared_error"), OPTIMIZER
     start = training.init(net, optimizer, key)
     names = {"net": net, "optimizer": optimizer, "train_state": start}
+    names |= {"jax": jax, "jnp": jnp, "optax": optax, "training": training}
     names |= {"x": x, "targets": targets, "where": w, "K": K}
     with quickly_compiled():
         exec(whole_batch, names)

@@ -11,7 +11,7 @@ import pytest
 from processes import environment
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "AUDIT_OTHERS.md"
+PAGE = ROOT / "docs" / "guides" / "audit_others.md"
 sys.path.append(str(ROOT / "benchmarks"))  # its modules import each other by their bare names
 
 import _findings_in_others  # noqa: E402

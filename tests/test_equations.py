@@ -35,7 +35,7 @@ def code():
 
 def documents():
     """All documents: Markdown, and the text of the notebooks."""
-    for pattern in ("*.md", "docs/*.md", "benchmarks/*.md", "notebooks/*.ipynb"):
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "notebooks/*.ipynb"):
         yield from sorted(ROOT.glob(pattern))
 
 

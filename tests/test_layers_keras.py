@@ -239,7 +239,7 @@ def test_another_backend_is_refused_with_the_way_out(keras):
     )
 
 
-# the differences, each a row of docs/LAYERS.md
+# the differences, each a row of docs/differences.md
 
 
 def relative_error(y, exact):

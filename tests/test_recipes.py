@@ -1,4 +1,4 @@
-"""The recipes of docs/: their code runs as it stands, and does what the page says."""
+"""The recipes of docs/guides/: their code runs as it stands, and does what the page says."""
 
 import re
 from functools import partial
@@ -13,7 +13,7 @@ from compiling import quick_jit
 
 from bnjax import batch_norm, geometry, normalize, population
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "guides"
 
 
 def recipes(page, *, chosen, **names):
@@ -38,7 +38,7 @@ def network(rng):
         for name, n in (("first", 3), ("second", 4))
     }
     x, other = jnp.asarray(rng.normal(size=(2, 16, 3))) * 2 + 1
-    own = recipes("FROZEN.md", chosen="def forward")
+    own = recipes("fine_tuning.md", chosen="def forward")
     before = {name: population.init(4, float) for name in params}
     state = quick_jit(lambda p, s, x: own["update"](s, own["forward"](p, {}, x)[1]))(
         params, before, other
@@ -63,7 +63,7 @@ def test_a_frozen_layer_is_a_fixed_map_of_each_sample_and_its_statistics_stay(ne
 
 def test_some_layers_are_frozen_with_their_parameters_and_thawed(network):
     own, params, state, x = network
-    own |= recipes("FROZEN.md", chosen="def backbone_fixed", **own)
+    own |= recipes("fine_tuning.md", chosen="def backbone_fixed", **own)
     update, forward = map(quick_jit, (own["update"], own["forward"]))
     grads, moments = quick_jit(
         jax.grad(
@@ -79,7 +79,9 @@ def test_some_layers_are_frozen_with_their_parameters_and_thawed(network):
     )
     np.testing.assert_allclose(thawed["first"].mean, wanted, rtol=1e-12)  # P.7: the second batch
     own |= recipes(
-        "FROZEN.md", chosen="population.init(params", **own | {"state": after, "params": params}
+        "fine_tuning.md",
+        chosen="population.init(params",
+        **own | {"state": after, "params": params},
     )
     anew = update(own["state"], forward(params, own["state"], x)[1])
     np.testing.assert_allclose(anew["first"].mean, (x @ params["first"]["W"]).mean(0), rtol=1e-6)
@@ -88,14 +90,14 @@ def test_some_layers_are_frozen_with_their_parameters_and_thawed(network):
 def test_statistics_are_measured_after_fine_tuning(network):
     own, params, _, x = network
     names = own | {"params": params, "x": x}
-    state = recipes("FROZEN.md", chosen="def moments_of", **names)["state"]
+    state = recipes("fine_tuning.md", chosen="def moments_of", **names)["state"]
     np.testing.assert_allclose(state["first"].mean, (x @ params["first"]["W"]).mean(0), rtol=1e-12)
 
 
 def test_two_domains_do_not_see_each_other(rng):
-    own = recipes("FROZEN.md", chosen="def forward")
-    own |= recipes("FROZEN.md", chosen="def two_domains", **own)
-    own |= recipes("FROZEN.md", chosen="def mixed", **own)
+    own = recipes("fine_tuning.md", chosen="def forward")
+    own |= recipes("fine_tuning.md", chosen="def two_domains", **own)
+    own |= recipes("fine_tuning.md", chosen="def mixed", **own)
     x, (gamma, beta) = rng.normal(size=(2, 6, 3)), rng.normal(size=(2, 2, 3))
     x[1] += 100
     y, state = quick_jit(own["two_domains"])(gamma, beta, population.init((2, 3), float), x)
@@ -118,7 +120,7 @@ def test_two_domains_do_not_see_each_other(rng):
 
 
 def test_the_gradient_of_a_kernel_is_put_together_from_its_angles(rng):
-    own = recipes("OWN_NETWORK.md", chosen="def convolution_angles")
+    own = recipes("own_network.md", chosen="def convolution_angles")
     x, kernel = rng.normal(size=(3, 4, 4, 2)), rng.normal(size=(3, 3, 2, 3))
     gamma, beta = rng.normal(size=(2, 3))
     targets = rng.normal(size=(3, 4, 4, 3))
@@ -142,14 +144,14 @@ def test_the_gradient_of_a_kernel_is_put_together_from_its_angles(rng):
 
 @pytest.mark.slow
 def test_the_page_of_ghost_batches():
-    state = recipes("GHOST.md", chosen="ghost_batch_norm")["state"]
+    state = recipes("ghost.md", chosen="ghost_batch_norm")["state"]
     assert state.batches.tolist() == [1] * 8
 
 
 @pytest.mark.peers
 def test_linen_freezes_thaws_and_keeps_domains_apart(rng):
     pytest.importorskip("flax", reason="pip install '.[flax]'")
-    own = recipes("FROZEN.md", chosen="layers.linen", jax=jax, jnp=jnp)
+    own = recipes("fine_tuning.md", chosen="layers.linen", jax=jax, jnp=jnp)
     x = jnp.asarray(rng.normal(size=(8, 3)), jnp.float32)
     variables = own["Model"]().init(jax.random.key(0), x, False)
     before = variables["batch_stats"]
@@ -163,7 +165,7 @@ def test_linen_freezes_thaws_and_keeps_domains_apart(rng):
 @pytest.mark.peers
 def test_nnx_freezes_thaws_and_keeps_domains_apart(rng):
     nnx = pytest.importorskip("flax.nnx", reason="pip install '.[flax]'")
-    own = recipes("FROZEN.md", chosen="from flax import nnx", jax=jax, jnp=jnp)
+    own = recipes("fine_tuning.md", chosen="from flax import nnx", jax=jax, jnp=jnp)
 
     class Model(nnx.Module):
         def __init__(self, rngs):

@@ -408,7 +408,7 @@ def test_wrong_arguments_are_refused(call, error, message):
 
 @pytest.mark.slow
 def test_the_code_of_the_page_runs(rng):
-    page = (Path(__file__).parents[1] / "docs" / "RENORM.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "guides" / "reinforcement.md").read_text()
     names = {}
     exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], names)
     x, _, gamma, beta, _ = draw(rng)

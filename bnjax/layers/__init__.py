@@ -7,5 +7,5 @@ same name installs the framework (`flax` for linen and nnx): pip install 'bnjax[
 
 Neither `import bnjax` nor `import bnjax.layers` loads a framework: import the module you need, as
 in `from bnjax.layers.linen import BatchNorm`. `common` holds what the layers share. Where a layer
-differs from the framework's own, and why: docs/LAYERS.md.
+differs from the framework's own, and why: docs/differences.md.
 """

@@ -108,9 +108,9 @@ def init(net: Network, key: Array) -> tuple[Params, State]:
         key: A `jax.random.key`.
 
     Returns:
-        params: A tuple of `Dense` or `NormDense`, in JAX's default float.
-        state: A tuple of `PopulationState`, one per normalization, () for the baseline; then as
-            many again for each of `net.other_decays`.
+        (params, state): A tuple of `Dense` or `NormDense`, in JAX's default float; and a tuple of
+        `PopulationState`, one per normalization, () for the baseline; then as many again for each
+        of `net.other_decays`.
 
     Example:
         >>> params, state = init(Network((4, 8, 2)), jax.random.key(0))
