@@ -34,6 +34,13 @@ def test_no_output_is_kept(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_picture_is_described_in_words(path):
+    drawing = [cell for cell in cells(path, "code") if "plt.show()" in "".join(cell["source"])]
+    words = [cell["metadata"].get("mystnb", {}).get("image", {}).get("alt") for cell in drawing]
+    assert words and all(words)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_cited_tags_exist_and_links_lead_somewhere(path):
     text = path.read_text()
     known = {one.tag for one in identities.all()}
