@@ -45,7 +45,9 @@ nb_execution_cache_path = str(ROOT / "build" / "notebooks")
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_execution_show_tb = True
-nb_output_stderr = "remove"  # tests/test_notebooks.py allows none but what a slow machine's XLA says
+nb_output_stderr = (
+    "remove"  # tests/test_notebooks.py allows none but what a slow machine's XLA says
+)
 
 default_role = "py:obj"  # `name` in a docstring is code, and a link where it is documented
 autodoc_typehints = "none"  # the docstrings say shapes and dtypes

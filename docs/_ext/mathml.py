@@ -11,6 +11,12 @@ from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
 NUMBER = re.compile(r"\\tag\{([^}]*)\}")
+# docutils sets the index of x̂_s below the x, and the hat above: let it stand to the right
+ACCENTED = re.compile(
+    r"<munderover>(\s*<mi>[^<]*</mi>)((?:(?!munderover).)*?)(<mo [^>]*>[ˆ¯˙]</mo>\s*)</munderover>",
+    re.DOTALL,
+)
+INDEXED = r'<msub><mover accent="true">\1\3</mover>\2</msub>'
 SHEET = "EQUATIONS"
 LOGGER = logging.getLogger(__name__)
 
@@ -19,7 +25,7 @@ def converted(self: HTML5Translator, node: nodes.Element, block: bool) -> str:
     """Return a formula as MathML; one that cannot be converted is a warning, and shown as TeX."""
     tex = NUMBER.sub("", node.astext()).strip().replace(r"\dots", r"\ldots")
     try:
-        return tex2mathml(tex, as_block=block)
+        return ACCENTED.sub(INDEXED, tex2mathml(tex, as_block=block))
     except MathError as error:
         LOGGER.warning("formula %s: %s", tex, error, location=node)
         return f"<code>{self.encode(tex)}</code>"
