@@ -104,13 +104,13 @@ def figures(measured: Measured) -> tuple[Figure, ...]:
     return (
         Figure("steps, baseline at its best", steps["baseline"], ",.0f"),
         Figure("steps, normalized at its best", steps["bn"], ",.0f"),
-        Figure("factor, both at their best", best, ".2g"),
+        Figure("factor, both at their best", best, ".2g", missing="undefined"),
         Figure("steps, plain baseline", steps["baseline, plain"], ",.0f"),
         Figure("steps, normalized like it", steps["bn, plain"], ",.0f"),
-        Figure("factor, both plain", plain, ".2g"),
+        Figure("factor, both plain", plain, ".2g", missing="undefined"),
         Figure("time of a normalized step, in the baseline's", slower, ".2f"),
-        Figure("factor in time, both at their best", best / slower, ".2g"),
-        Figure("factor in time, both plain", plain / slower, ".2g"),
+        Figure("factor in time, both at their best", best / slower, ".2g", missing="undefined"),
+        Figure("factor in time, both plain", plain / slower, ".2g", missing="undefined"),
     )
 
 

@@ -65,7 +65,7 @@ def figures(measured: Measured) -> tuple[Figure, ...]:
     found = largest_rates(measured)
     return (
         *(Figure(f"largest rate, {grids.LABELS[name]}", v, ".3g") for name, v in found.items()),
-        Figure("ratio", found["bn"] / found["baseline"], ".3g"),
+        Figure("ratio", found["bn"] / found["baseline"], ".3g", missing="undefined"),
     )
 
 
