@@ -171,7 +171,7 @@ def main(epochs=8, folder="explained"):
     for name, titles in pages.items():
         report = geometry.report(*(recordings[title] for title in titles), titles=titles)
         report.write(folder / name)
-        print(f"{folder / name}: {report.short[0].says if report.short else 'nothing stands out'}")
+        print(f"{folder / name}: {report.short[0].text if report.short else 'nothing stands out'}")
     return recordings
 
 

@@ -1,11 +1,13 @@
 """The faults of `geometry.faults` in CNNs and MLPs, in plain JAX, flax.nnx and equinox."""
 
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from examples_of import example
 from jax import lax
 
 from bnjax import batch_norm, geometry
@@ -145,7 +147,7 @@ def dead(values, x):
 
 
 def constant_inputs(values, x):
-    x[..., 1] = 0  # as the padding
+    x[..., 1] = 3  # though the padding is not
     return {("relu", "constant inputs")}
 
 
@@ -217,3 +219,19 @@ def test_each_constructed_fault_is_found_by_name_and_nothing_else(kind, build):
         found = geometry.faults(recorder.recording)
         layers = dict(zip(names, LAYERS, strict=True))
         assert {(layers[one.layer], one.fault.name) for one in found} == wanted, fault
+
+
+@pytest.mark.slow
+@pytest.mark.peers
+@pytest.mark.usefixtures("in_float32")
+def test_the_example_explains_three_resnets(monkeypatch, tmp_path, capsys):
+    examples = Path(__file__).parents[1] / "examples"
+    monkeypatch.syspath_prepend(str(examples))
+    with jax.numpy_rank_promotion("allow"):
+        recordings = example("explain_resnet").main(1, tmp_path)
+    assert [len(one.names) for one in recordings.values()] == [16, 16, 10]
+    assert [sum(one.norm) for one in recordings.values()] == [15, 0, 7]
+    assert all(one.skipped == () and not any(one.unfollowed) for one in recordings.values())
+    assert [list(one.steps) for one in recordings.values()] == [[0, 15]] * 3
+    assert all((tmp_path / name).stat().st_size > 10**5 for name in ("resnet.html", "nnx.html"))
+    assert "of jax.grad's" in capsys.readouterr().out

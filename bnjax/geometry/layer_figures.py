@@ -33,7 +33,7 @@ def layer_figures(layer: ObservedLayer, *, aligned: float = ALIGNED) -> dict[str
     found: dict[str, Array | None] = {
         "constant_error": ~angles.delta_varies & ~stopping.dead(angles),
         "constant_x": ~angles.x_varies,
-        "constant_inputs": ~angles.u_varies,
+        "constant_inputs": layer.constant_inputs,
         "copies": layer.copies,
         "copied_inputs": layer.copied_inputs,
         "saturated": layer.saturated,

@@ -46,6 +46,8 @@ class ObservedLayer:
         gamma: γ, (n_out,); None where there is none, as without normalization.
         copies: Whether x is, but for shift and factor, that of another neuron, (n_out,) bool.
         copied_inputs: The same of the inputs, (n_in,) bool; of a convolution of its channels.
+        constant_inputs: Whether an input is the same for all samples, (n_in,) bool; of a
+            convolution whether a channel is, at all positions of the image.
         saturated: The fraction of the entries of y at which the activation has a derivative under
             `SATURATED`, a scalar. None where no activation is known: it must be computed entry by
             entry from y alone, or from a sum with y in it, and another layer must follow.
@@ -60,6 +62,7 @@ class ObservedLayer:
     gamma: Array | None
     copies: Array
     copied_inputs: Array
+    constant_inputs: Array
     saturated: Array | None
     bounded: Array | None
     samples: int = field(metadata=STATIC)
@@ -157,6 +160,7 @@ def _measure(way: Way, arrays: dict[str, Array], delta: Array) -> ObservedLayer:
         gamma,
         copies=copied(x_),
         copied_inputs=copied(columns),
+        constant_inputs=columns.sd == 0,
         samples=len(x_.hat),
         saturated=found["saturated"],
         bounded=found["bounded"],

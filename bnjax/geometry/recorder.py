@@ -53,9 +53,9 @@ class _LayerLook:
 class Recorder:
     """Records what a model looks like while any loop trains it.
 
-    A look takes one pass forward and backward of `loss` and as much again for the angles: on 32
-    samples instead of the whole batch, `recorder.look(step, params, x[:32], y[:32])`, it is the
-    cheaper. It is compiled at the first look, and again for another shape of the batch only.
+    A look takes the time of three to four training steps with as many samples: on some of the
+    batch, `recorder.look(step, params, x[:32], y[:32])`, it is the cheaper. It is compiled at the
+    first look only.
 
     `look` may also be called in jitted code, in a `scan` over steps too; `step` is then traced.
     Not under `vmap` or `grad`.

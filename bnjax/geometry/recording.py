@@ -52,10 +52,11 @@ class Recording:
             - constant_error: fraction of the neurons whose Δ is the same for all samples, but not
               zero.
             - constant_x: fraction of the neurons whose x is the same for all samples.
-            - constant_inputs: fraction of the inputs that are the same for all samples.
+            - constant_inputs: fraction of the inputs that are the same for all samples; in a
+              convolution of the channels that are, at all positions of the image.
             - copies: fraction of the neurons whose x is, but for shift and factor, that of another
               neuron of the layer.
-            - copied_inputs: the same of the inputs, in a convolution of their channels.
+            - copied_inputs: the same of the inputs, in a convolution of the channels.
             - zero_gamma: fraction of the neurons with |γ_i| under 1/1000 of the largest, or with
               γ_i = 0.
             - swallowed: fraction of the neurons whose x varies, but with σ² < ε.
