@@ -28,6 +28,7 @@ from bnjax.app.main import run
 from bnjax.app.measures import looks
 from bnjax.app.options import Train
 from bnjax.app.report import sphere, weight
+from bnjax.geometry.recording import first_line, look_line, without_looks
 from bnjax.network import Network, init
 
 BROWSER = next(
@@ -333,6 +334,65 @@ def test_a_browser_shows_the_page_and_misses_nothing(page, tmp_path):
     seen = imread(shot)[..., :3].mean(2)
     rows = (seen < 0.6).any(1)  # of ink
     assert seen.shape == (2000, 1000) and rows[:400].any() and rows.mean() > 0.3
+
+
+# --- recordings ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A recording of two layers, as a Recorder writes it."""
+    look = geometry.empty_look(2)
+    look["eps_share"], look["W_bar"], look["zero_gamma"] = 0.2, [1, 2], [0, 0.75]
+    lines = [first_line(without_looks(["stem", "<b>"], [True, True], ["", ""], [], [64, 64]))]
+    lines += [look_line(step, look) for step in (0, 100)]
+    (tmp_path / "own" / "cnn.jsonl").parent.mkdir()
+    (tmp_path / "own" / "cnn.jsonl").write_bytes(b"".join(lines))
+    return tmp_path / "own" / "cnn.jsonl"
+
+
+def test_a_recording_is_explained_as_a_run_is(file, capsys, refused):
+    found = explained(file, capsys)
+    assert found["looks"] == {"cnn": [0, 100]} and found["samples"] == 64
+    assert found["outstanding"] == ["wrong", "epsilon"] and found["weight"] is None
+    assert run(["explain", str(file)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Layer 1 (<b>): γ is zero" in printed and f"see {file}.html" in printed
+    assert "&lt;b&gt;" in (file.parent / "cnn.jsonl.html").read_text(encoding="utf-8")
+    assert "--layer: a recording holds no single weights" in refused("explain", file, "--layer", 1)
+
+
+def test_recordings_in_one_folder_are_compared(file, capsys):
+    shutil.copy(file, file.parent / "other.jsonl")
+    found = explained(file.parent, capsys)
+    assert found["looks"] == {"cnn": [0, 100], "other": [0, 100]}
+    (amplitudes,) = [one for one in found["findings"] if one["name"] == "amplitudes"]
+    assert "less than a factor of 2" in amplitudes["text"]
+
+
+@pytest.mark.parametrize("damage", ["first", "middle", "no look", "pipe", "hole", "empty"])
+def test_what_is_no_whole_recording_is_refused_in_one_line(file, damage, refused):
+    lines = file.read_bytes().splitlines(keepends=True)
+    said = "not a recording of bnjax"
+    match damage:
+        case "first":
+            file.write_bytes(b"[" * 100_000 + b"\n")
+        case "middle":
+            file.write_bytes(lines[0] + b"{}\n" + lines[1])
+            said = "is damaged: line 2"
+        case "no look":
+            file.write_bytes(lines[0])
+            said = "holds no look yet"
+        case "empty":
+            file.write_bytes(b"")
+        case "pipe":
+            file.unlink()
+            os.mkfifo(file)
+            said = "is a pipe or a device, not a file"
+        case "hole":
+            os.truncate(file, 2**33)
+            said = "has more than"
+    assert said in refused("explain", file)
 
 
 # --- ruins ----------------------------------------------------------------------------------------

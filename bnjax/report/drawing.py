@@ -92,7 +92,7 @@ class Charts:
 
     def _draw(self, chart: Chart, limits: tuple[float, float] | None) -> str:
         figure, axes = new_figure(chart.title)
-        from matplotlib.ticker import MaxNLocator
+        from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
         axes.set_xlabel(self.x)
         axes.set_ylabel(self.y)
@@ -102,6 +102,9 @@ class Charts:
             axes.grid(alpha=0.3)
             if self.log:
                 axes.set_yscale("log")
+                plain, few = StrMethodFormatter("{x:g}"), limits and limits[1] < 20 * limits[0]
+                axes.yaxis.set_major_formatter(plain)
+                axes.yaxis.set_minor_formatter(plain if few else NullFormatter())
             if limits:
                 axes.set_ylim(*limits)
         for line in chart.lines:

@@ -105,31 +105,30 @@ def _words(subjects: Sequence[Subject]) -> list[str]:
 
 
 def _section(one: Finding) -> str:
-    parts = [f'<section id="{one.name}"><h2>{_text(one.title)}</h2>']
-    if one.measure:
-        parts.append(f'<p class="measure">{_text(one.measure)}</p>')
-    parts.append(f"<p>{_text(f'{one.says} {one.detail}')}{_tags(one.tags)}</p>")
-    parts += [_list(one.items)] * bool(one.items)
-    drawn = [_figures(picture) for picture in one.pictures]
-    threes = len(drawn) % 3 == 0 and not any('class="row"' in each for each in drawn)
-    kind = "grid threes" if threes else "grid"
-    parts += [f'<div class="{kind}">{"".join(drawn)}</div>'] * bool(drawn)
-    parts += [f"<p>What to do: {_text(words)}</p>" for words in one.advice]
-    return "".join([*parts, "</section>"])
+    text = [f'<p class="measure">{_text(one.measure)}</p>'] * bool(one.measure)
+    text.append(f"<p>{_text(f'{one.says} {one.detail}')}{_tags(one.tags)}</p>")
+    text += [_list(one.items)] * bool(one.items)
+    text += [f"<p>What to do: {_text(words)}</p>" for words in one.advice]
+    drawn = [_figure(picture, one.title) for picture in one.pictures]
+    rows = any('class="row"' in each for each in drawn)
+    beside = ' class="beside"' if len(drawn) == 1 and not rows else ""
+    threes = " threes" if len(drawn) % 3 == 0 and not rows else ""
+    pictures = [f'<div class="grid{threes}">{"".join(drawn)}</div>'] * bool(drawn)
+    return (
+        f'<section id="{one.name}"{beside}><h2>{_text(one.title)}</h2>'
+        f"<div>{''.join(text)}</div>{''.join(pictures)}</section>"
+    )
 
 
-def _figures(picture: Picture) -> str:
-    caption = _text(picture.caption)
+def _figure(picture: Picture, title: str) -> str:
     images = [
-        f'<img alt="{caption}" src="data:image/svg+xml;base64,'
+        f'<img alt="{_text(picture.caption or title)}" src="data:image/svg+xml;base64,'
         f'{base64.b64encode(svg.encode()).decode()}">'
         for svg in picture.draw()
     ]
     kind = ' class="row"' if len(images) > 1 else ""
-    return (
-        f'<figure{kind}><div class="grid">{"".join(images)}</div>'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+    below = f"<figcaption>{_text(picture.caption)}</figcaption>" if picture.caption else ""
+    return f'<figure{kind}><div class="grid">{"".join(images)}</div>{below}</figure>'
 
 
 def _advice(findings: Iterable[Finding]) -> list[str]:
