@@ -281,7 +281,7 @@ def test_the_page_says_what_json_says_and_cites_equations_that_exist(page, recor
     assert found["looks"] == {"baseline": [0, 2, 4], "bn": [0, 2, 4]} and found["missing"] == []
     tags = {one.tag for one in identities.all()}
     for finding in found["findings"]:
-        assert html.escape(finding["says"]) in text
+        assert html.escape(finding["text"]) in text
         assert all(html.escape(words) in text for words in finding["advice"])
         assert set(finding["tags"]) <= tags
     assert html.escape(found["weight"]["text"]) in text

@@ -79,8 +79,7 @@ class Report:
         parts = [part for part in (self.title, self.about, *self.missing) if part]
         for one in (*self.findings, *self.more):
             title = f"{one.title} [{', '.join(one.tags)}]" if one.tags else one.title
-            advice = [f"What to do: {words}" for words in one.advice]
-            parts.append("\n".join([title, one.text, *advice]))
+            parts.append(f"{title}\n{one.lines}")
         return "\n\n".join(parts)
 
 

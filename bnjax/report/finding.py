@@ -52,9 +52,14 @@ class Finding:
 
     @property
     def text(self) -> str:
-        """Return all that it says of these recordings, but for what to do."""
+        """Return all that it says of these recordings, but for items and what to do."""
+        return f"{self.says} {self.detail}".strip()
+
+    @property
+    def lines(self) -> str:
+        """Return all that it says, in lines."""
         items = [f"{key}: {words}" for key, words in self.items.items()]
-        return " ".join(part for part in (self.says, self.detail, *items) if part)
+        return "\n".join([self.text, *items, *(f"What to do: {words}" for words in self.advice)])
 
 
 Find = Callable[[Sequence[Subject]], Finding | None]

@@ -106,7 +106,7 @@ def _words(subjects: Sequence[Subject]) -> list[str]:
 
 def _section(one: Finding) -> str:
     text = [f'<p class="measure">{_text(one.measure)}</p>'] * bool(one.measure)
-    text.append(f"<p>{_text(f'{one.says} {one.detail}')}{_tags(one.tags)}</p>")
+    text.append(f"<p>{_text(one.text)}{_tags(one.tags)}</p>")
     text += [_list(one.items)] * bool(one.items)
     text += [f"<p>What to do: {_text(words)}</p>" for words in one.advice]
     drawn = [_figure(picture, one.title) for picture in one.pictures]

@@ -108,15 +108,12 @@ def _print(console: Console, report: Report) -> None:
     for finding in (*report.findings, *report.more):
         tags = f" [{', '.join(finding.tags)}]" if finding.tags else ""
         console.print(f"{finding.title}{tags}", style="bold")
-        console.print(finding.text)
-        for words in finding.advice:
-            console.print(f"What to do: {words}")
-        console.print()
+        console.print(f"{finding.lines}\n")
 
 
 def _gathered(path: Path, report: Report, weight: Weight | None) -> dict[str, Any]:
     seen = [one for one in report.subjects if len(one.recording.steps)]
-    kept = ("name", "title", "says", "text", "advice", "tags", "figures", "strength")
+    kept = ("name", "title", "text", "items", "advice", "tags", "figures", "strength")
     return {
         "run": str(path),
         "missing": report.missing,

@@ -114,11 +114,10 @@ def recordings_in(path: Path) -> list[Subject]:
     Raises:
         UserError: A file cannot be read, or holds no recording or no look.
     """
-    single = path.is_file() or not path.is_dir() and path.exists()
-    if not single and (os.path.exists(path / run_config.FILE) or not path.is_dir()):
+    folder = os.path.isdir(path)  # False, too, for a name that no system has
+    if not os.path.exists(path) or (folder and (path / run_config.FILE).exists()):
         return []
-    found = [path] if single else sorted(path.glob("*.jsonl"))
-    found = [file for file in found if single or file.name != run_metrics.FILE]
+    found = sorted(set(path.glob("*.jsonl")) - {path / run_metrics.FILE}) if folder else [path]
     subjects = []
     for color, file in enumerate(found):
         try:
