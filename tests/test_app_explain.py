@@ -175,14 +175,14 @@ def test_a_weight_says_why_it_stopped():
     np.testing.assert_allclose(handed.gamma_gradient, 12)
     mixed = x + U[:, 1:2] + SKEW
     synced = weight.examine(constructed(U, x, mixed, eps=0.0), layer=0, neuron=0, input=0)
-    assert synced.text.startswith("It stopped because the input is aligned with x̂ (θ2 = 0.0°)")
+    assert synced.text.startswith("It stopped because the input is aligned with x̂")
     constant = weight.examine(constructed(U, x, mixed, eps=0.0), layer=0, neuron=0, input=2)
     assert "the input is the same for all samples" in constant.text
     assert constant.defined == (True, False, True) and constant.corner is None
     dead = weight.examine(constructed(U, x, 0 * x, eps=0.0), layer=0, neuron=0, input=1)
     assert "the error is the same for all samples" in dead.text
     learning = weight.examine(constructed(U, x, mixed, eps=0.0), layer=0, neuron=0)
-    assert learning.input == 1 and learning.text.startswith("It learns because")
+    assert learning.input == 1 and learning.text.startswith("It learns:")
     right = weight.examine(constructed(U, x, x + SKEW, eps=0.0), layer=0, neuron=0, input=1)
     assert right.text.startswith("It hardly learns") and "nearly a right angle" in right.text
 

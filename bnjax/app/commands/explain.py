@@ -13,7 +13,8 @@ from bnjax.app.io.terminal import console as make_console
 from bnjax.app.io.terminal import say
 from bnjax.app.options import Explain
 from bnjax.app.report import weight as weights
-from bnjax.app.report.evidence import Evidence, gather, recordings_in
+from bnjax.app.report.evidence import Evidence, gather
+from bnjax.app.report.subjects import describe_run, networks_of, recordings_in
 from bnjax.app.report.weight import Weight
 from bnjax.report import Report, Subject
 from bnjax.report.page import describe, per_layer
@@ -73,9 +74,9 @@ def _choose(evidence: Evidence, options: Explain) -> Weight | None:
 
 def _of_run(evidence: Evidence, weight: Weight | None, *, checked: bool) -> Report:
     return Report(
-        evidence.subjects,
+        networks_of(evidence),
         f"How the run {evidence.path.resolve().name} learnt",
-        evidence.about,
+        describe_run(evidence),
         tuple(evidence.missing),
         () if weight is None else (weights.as_finding(weight, evidence, checked=checked),),
     )
