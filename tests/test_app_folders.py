@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the bound on memory is Linux's"),
 ]
 
-CASES = 1500
+CASES = 250
 SECONDS = 120  # a command that takes as long hangs; nothing is measured by it
 GIGABYTES = 3  # more than a command may allocate
 

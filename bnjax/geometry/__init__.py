@@ -29,6 +29,7 @@ from bnjax.geometry.parts import Parts, Propagated, gradients, propagated, weigh
 from bnjax.geometry.record import observe
 from bnjax.geometry.recorder import Recorder
 from bnjax.geometry.recording import Recording, empty_look, look_dtype
+from bnjax.geometry.report import report
 from bnjax.geometry.stopping import (
     ALIGNED,
     REASONS,
@@ -79,6 +80,7 @@ __all__ = [
     "rank",
     "reasons",
     "removed",
+    "report",
     "saturation",
     "spread",
     "stopped",
