@@ -192,7 +192,15 @@ FAULTS = (None, dead, constant_inputs, copies, synced_inputs, constant_neuron, z
 FAULTS += (swallowing_eps, saturated, dominating_means)
 
 
+@pytest.fixture
+def in_float32():
+    """Frameworks make parameters of JAX's default dtype."""
+    with jax.enable_x64(False):
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_float32")
 @pytest.mark.parametrize(
     "build",
     [plain_jax, *(pytest.param(f, marks=pytest.mark.peers) for f in (flax_nnx, in_equinox))],
@@ -203,7 +211,7 @@ def test_each_constructed_fault_is_found_by_name_and_nothing_else(kind, build):
         values, x, targets = healthy(kind)
         wanted = set() if fault is None else fault(values, x)
         (loss, params, state), names = build(kind, values)
-        with jax.enable_x64(False), geometry.Recorder(loss, every=1, has_aux=True) as recorder:
+        with geometry.Recorder(loss, every=1, has_aux=True) as recorder:
             recorder.look(0, params, state, jnp.asarray(x), jnp.asarray(targets))
         assert recorder.recording.names == tuple(names)
         found = geometry.faults(recorder.recording)
