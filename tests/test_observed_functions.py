@@ -402,3 +402,54 @@ def test_the_layers_of_an_equinox_model_are_found(rng, key):
         observed, grads, 1e-5, dict.fromkeys(("params.conv.weight", "params.dense.weight"), 0)
     )
     assert list(observed.layers[0].angles.scale == 0) == [False, True, False, False]
+
+
+def activated_loss(params, x, mask):
+    """Layers with an activation each, and some where none is known."""
+
+    def layer(name, h):
+        return batch_norm(h @ params[name], params["gamma"])[0]
+
+    h = jax.nn.sigmoid(layer("sigmoid", x))
+    h = jnp.clip(layer("clip", h), -1, 1).reshape(-1, 2, 2).transpose(0, 2, 1).reshape(x.shape)
+    h = jax.nn.relu(h + layer("residual", h))
+    h = jax.nn.gelu(layer("gelu", h)) * mask
+    h = (h @ params["plain"] + params["bias"][None]) ** 3
+    h = jnp.where(layer("where", h) > 0, h, 0.1 * h)  # depends on another value
+    h = layer("none", h).mean(0, keepdims=True) + h
+    return (jax.nn.sigmoid(layer("cost", h)) * x).mean()
+
+
+def test_the_activation_behind_a_layer_is_found(rng):
+    names = ("sigmoid", "clip", "residual", "gelu", "plain", "where", "none", "cost")
+    params = {name: rng.normal(size=(4, 4)) for name in names}
+    params |= {"gamma": np.full(4, 3.0), "bias": np.ones(4)}
+    x, mask = rng.normal(size=(32, 4)), rng.normal(size=(32, 4)) > 0
+
+    def activations(*args):
+        observed = geometry.observe_function(activated_loss, *args, plain=True)
+        return {layer.name[8:-2]: (layer.saturated, layer.bounded) for layer in observed.layers}
+
+    found = quick_jit(activations)(params, x, mask)
+
+    def flat(g, y):
+        _, slope = jax.jvp(g, (y,), (jnp.ones_like(y),))
+        return np.mean(np.abs(slope) < geometry.SATURATED)
+
+    def layer(name, h):
+        return batch_norm(h @ params[name], params["gamma"])[0]
+
+    y = layer("sigmoid", x)
+    wanted = {"sigmoid": (flat(jax.nn.sigmoid, y), 1)}
+    y = layer("clip", jax.nn.sigmoid(y))
+    wanted["clip"] = np.mean(np.abs(y) > 1), 1
+    h = jnp.clip(y, -1, 1).reshape(-1, 2, 2).transpose(0, 2, 1).reshape(x.shape)
+    y = h + layer("residual", h)
+    wanted["residual"] = np.mean(y < 0), 0
+    y = layer("gelu", jax.nn.relu(y))
+    wanted["gelu"] = flat(jax.nn.gelu, y), 0
+    y = jax.nn.gelu(y) * mask @ params["plain"]
+    wanted["plain"] = flat(lambda y: (y + 1) ** 3, y), 0
+    assert sorted(found) == sorted(names)
+    for name, (saturated, bounded) in found.items():
+        assert (saturated, bounded) == wanted.get(name, (None, None)), name

@@ -113,8 +113,8 @@ FAULTS = (
         _share("constant_inputs"),
         _SOME,
         "{} of the inputs are the same for every sample.",
-        "Their weights get no gradient through a normalization. Behind a layer these are its dead "
-        "neurons, or those whose γ is zero.",
+        "Their weights learn nothing that tells samples apart. Behind another layer these are its "
+        "dead neurons, or those whose γ is zero.",
         "In the data, remove such columns; pixels at the border of images do no harm. Otherwise "
         "mend the layer before.",
     ),

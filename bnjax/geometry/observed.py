@@ -21,6 +21,7 @@ from bnjax.geometry.convolutions import (
 )
 from bnjax.geometry.copies import copied
 from bnjax.geometry.feeds import apply_moves
+from bnjax.geometry.few_runs import jit_for_few_runs
 from bnjax.geometry.programs import STEP, Site
 from bnjax.geometry.vectors import Standardized, standardize_all
 from bnjax.layout import accumulator_dtype
@@ -130,7 +131,7 @@ def step_names(name: str, steps: tuple[int, ...]) -> Iterator[str]:
         yield own
 
 
-@partial(jax.jit, static_argnames="way")
+@jit_for_few_runs("way")
 def measure(arrays: dict[str, Array], delta: Array, *, way: Way) -> list[ObservedLayer]:
     """Measure a layer, or one for each step of the scans around it; without names."""
     one_step = partial(_measure, way)

@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from os import PathLike, fspath
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -16,7 +16,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.experimental import io_callback
 
-from bnjax._xla import options_for_small_programs
+from bnjax.geometry.few_runs import jit_for_few_runs
 from bnjax.geometry.functions import observe_function
 from bnjax.geometry.layer_figures import layer_figures
 from bnjax.geometry.observed import Observed, ObservedLayer
@@ -137,7 +137,7 @@ class Recorder:
             observed = self._observe(params, batch)
             self._begin(observed)
             plain = (replace(layer, name="", unfollowed="") for layer in observed.layers)
-            self._append(int(step), jax.device_get([*map(_jitted_look_at(), plain)]))
+            self._append(int(step), jax.device_get([*map(_look_at, plain)]))
 
     @property
     def recording(self) -> Recording:
@@ -252,16 +252,11 @@ class Recorder:
             raise
 
 
+@jit_for_few_runs()
 def _look_at(layer: ObservedLayer) -> _LayerLook:
     figures = layer_figures(layer)
     cosines = jnp.stack([figures.pop(name) for name in COSINES])
     return _LayerLook(jnp.stack([*figures.values()]), cosines, tuple(figures))
-
-
-@cache
-def _jitted_look_at() -> Callable[[ObservedLayer], _LayerLook]:
-    """Return `_look_at`, jitted: sooner ready and slower, as a look is taken now and then."""
-    return jax.jit(_look_at, compiler_options=options_for_small_programs())
 
 
 def _read_existing(path: str | PathLike[str]) -> tuple[Recording, list[int]] | None:

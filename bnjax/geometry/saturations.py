@@ -66,7 +66,11 @@ class Saturations:
 
     def use(self, values: Sequence[Value]) -> None:
         """Note that values are used in another way than entry by entry."""
-        self._seen += [v for v in values if v in self._nonlinear]
+        self._seen += [
+            v
+            for v in values
+            if v in self._nonlinear and jnp.issubdtype(v.array.dtype, jnp.floating)
+        ]
 
     def next_layer(self) -> None:
         """Note that a layer follows: what is computed behind the last one is the cost."""
