@@ -92,7 +92,7 @@ class Charts:
 
     def _draw(self, chart: Chart, limits: tuple[float, float] | None) -> str:
         figure, axes = new_figure(chart.title)
-        from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+        from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
         axes.set_xlabel(self.x)
         axes.set_ylabel(self.y)
@@ -102,9 +102,10 @@ class Charts:
             axes.grid(alpha=0.3)
             if self.log:
                 axes.set_yscale("log")
-                plain, few = StrMethodFormatter("{x:g}"), limits and limits[1] < 20 * limits[0]
-                axes.yaxis.set_major_formatter(plain)
-                axes.yaxis.set_minor_formatter(plain if few else NullFormatter())
+                few = limits is not None and limits[1] < 200 * limits[0]
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter(NullFormatter())
             if limits:
                 axes.set_ylim(*limits)
         for line in chart.lines:

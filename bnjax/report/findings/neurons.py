@@ -38,12 +38,12 @@ def _with_inputs(subjects: Sequence[Subject], *others: Any, **more: Any) -> tupl
             continue
         p5, p25, p50, p75, p95 = spread[-1].T
         at = np.arange(one.count)
-        lines = (
-            Line(at, p50, "median, 90 %", low=p5, high=p95),
-            Line(at, p50, "middle half", low=p25, high=p75),
-        )
+        lines = Line(at, p50, "", low=p5, high=p95), Line(at, p50, "", low=p25, high=p75)
         charts.append(Chart(one.title, one.color, lines))
-    caption = "What activations are fed with at the last look, over all neurons and samples."
+    caption = (
+        "What activations are fed with at the last look: the median, the middle half, and 90 % of "
+        "all neurons and samples."
+    )
     inputs = Charts(
         caption, tuple(charts), "layer, from input to output", "input of the activation"
     )

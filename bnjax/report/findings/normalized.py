@@ -189,8 +189,8 @@ register(
     Quantity(
         "epsilon",
         "How far ε matters",
-        "A layer is divided by √(σ² + ε), where σ² is the variance of a neuron's sum x and ε a "
-        "small constant that keeps it from zero. The figure is ε/(σ² + ε), a mean over a layer's "
+        "A neuron's sum x is divided by √(σ² + ε), where σ² is its variance and ε a small constant "
+        "that keeps the root from zero. The figure is ε/(σ² + ε), a mean over a layer's "
         "neurons: that share of the error along x̂ comes through.",
         ("G.2", "D.3"),
         _normalized(_field("eps_share")),
