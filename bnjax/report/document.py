@@ -11,6 +11,7 @@ from bnjax.geometry import Recording
 from bnjax.report import page
 from bnjax.report.finding import Finding, find_all, outstanding
 from bnjax.report.subject import Subject
+from bnjax.report.words import capital
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,16 +21,31 @@ class Report:
     Attributes:
         subjects: The recordings, and what each is called.
         title: The heading.
-        about: A sentence on what was trained, and what was looked at.
+        trained: A sentence on what was trained.
         missing: Sentences: what cannot be shown, and why.
         more: Findings of the caller's, which follow the others.
     """
 
     subjects: tuple[Subject, ...]
     title: str = "How it learnt"
-    about: str = ""
+    trained: str = ""
     missing: tuple[str, ...] = ()
     more: tuple[Finding, ...] = ()
+
+    @property
+    def about(self) -> str:
+        """Say what was trained, and what was looked at."""
+        parts = [self.trained] if self.trained else []
+        for one in self.subjects:
+            normalized, looks = sum(one.recording.norm), len(one.recording.steps)
+            low, high = min(one.recording.samples), max(one.recording.samples)
+            of = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+            title = f"{capital(one.title)}: " if one.title else ""
+            parts += [
+                f"{title}{one.count} layer{'s' * (one.count != 1)}, {normalized} of them "
+                f"normalized; {looks} look{'s' * (looks != 1)} at {of} samples."
+            ] * bool(looks)
+        return " ".join(parts)
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
@@ -113,4 +129,4 @@ def make_report(recordings: Sequence[Recording], titles: Sequence[str] = ()) -> 
         for k, (recording, title) in enumerate(zip(recordings, titles, strict=True))
     )
     heading = "How it learnt" if several or not titles[0] else f"How {titles[0]} learnt"
-    return Report(subjects, heading, page.describe(subjects))
+    return Report(subjects, heading)

@@ -64,21 +64,6 @@ def write(report: "Report") -> str:
     )
 
 
-def describe(subjects: Sequence[Subject]) -> str:
-    """Say in a sentence what was looked at."""
-    parts = []
-    for one in subjects:
-        normalized, looks = sum(one.recording.norm), len(one.recording.steps)
-        layers = f"{one.count} layer{'s' * (one.count != 1)}"
-        samples = sorted(set(one.recording.samples))
-        of = f"{samples[0]:,}" if len(samples) == 1 else f"{samples[0]:,} to {samples[-1]:,}"
-        parts.append(
-            f"{one.title + ': ' if one.title else ''}{layers}, {normalized} of them normalized; "
-            f"{looks} look{'s' * (looks != 1)}, on {of if samples else 'no'} samples"
-        )
-    return "; ".join(parts) + "." if parts else ""
-
-
 def per_layer(one: Subject) -> list[dict[str, float | None]]:
     """Return the last look's figures, a dict for each layer; None for what a layer lacks."""
     columns = {

@@ -17,7 +17,7 @@ from bnjax.app.report.evidence import Evidence, gather
 from bnjax.app.report.subjects import describe_run, networks_of, recordings_in
 from bnjax.app.report.weight import Weight
 from bnjax.report import Report, Subject
-from bnjax.report.page import describe, per_layer
+from bnjax.report.page import per_layer
 
 
 def explain(options: Explain) -> int:
@@ -84,7 +84,7 @@ def _of_run(evidence: Evidence, weight: Weight | None, *, checked: bool) -> Repo
 
 def _of_recordings(path: Path, subjects: Sequence[Subject]) -> Report:
     name = path.resolve().stem if path.is_file() else path.resolve().name
-    return Report(tuple(subjects), f"How {name} learnt", describe(subjects))
+    return Report(tuple(subjects), f"How {name} learnt")
 
 
 def _write(path: Path, report: Report) -> Path:

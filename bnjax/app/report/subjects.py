@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bnjax import geometry
 from bnjax.app.errors import UserError
 from bnjax.app.io import files
 from bnjax.app.report.evidence import Evidence
@@ -19,8 +18,6 @@ from bnjax.report import Curve, Subject
 TITLES = {"baseline": "the baseline", "bn": "the normalized network"}
 _MOST = 2**32  # bytes of a recording
 _BOUNDED = ("sigmoid", "tanh")
-# what a run records beside the figures of a recording
-_MORE = {"percentiles": (len(geometry.PERCENTILES),), "directions": ()}
 
 
 def recordings_in(path: Path) -> list[Subject]:
@@ -69,21 +66,14 @@ def networks_of(found: Evidence) -> tuple[Subject, ...]:
 
 
 def describe_run(found: Evidence) -> str:
-    """Say in a sentence what was trained, and what was looked at."""
+    """Say in a sentence what was trained, and how."""
     options, resolved = found.options, found.config["resolved"]
     hidden = "–".join(map(str, options["hidden"])) or "none"
-    text = (
+    return (
         f"{options['data']}, hidden layers {hidden} ({options['activation']}), "
         f"{options['cost']}, {options['optimizer']} with learning rate "
         f"{resolved['learning_rate']:g}, batches of {resolved['batch_size']}."
     )
-    looks = [f"{len(rows)} at {TITLES[name]}" for name, rows in found.history.items()]
-    if looks:
-        text += (
-            f" Looks at its geometry: {', '.join(looks)}, on the same {found.samples} samples "
-            "of the training set."
-        )
-    return text
 
 
 def _as_recording(found: Evidence, name: str, rows: np.ndarray | None) -> Recording:
@@ -97,7 +87,7 @@ def _as_recording(found: Evidence, name: str, rows: np.ndarray | None) -> Record
         sum(norm): np.flatnonzero(norm),
         hidden + 1: np.arange(hidden + 1),
     }
-    more = [(key, np.float64, (hidden + 1, *shape)) for key, shape in _MORE.items()]
+    more = [("directions", np.float64, (hidden + 1,))]
     dtype = np.dtype(look_dtype(hidden + 1).descr + more)
     looks = np.full(0 if rows is None else len(rows), np.nan, dtype)
     if rows is not None:
