@@ -382,7 +382,7 @@ def test_what_is_no_whole_recording_is_refused_in_one_line(file, damage, refused
             said = "is damaged: line 2"
         case "no look":
             file.write_bytes(lines[0])
-            said = "holds no look yet"
+            said = "holds no look at a layer"
         case "empty":
             file.write_bytes(b"")
         case "pipe":
@@ -393,6 +393,22 @@ def test_what_is_no_whole_recording_is_refused_in_one_line(file, damage, refused
             os.truncate(file, 2**33)
             said = "has more than"
     assert said in refused("explain", file)
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, -1, 1e-320, None, 2**70, 10**400, True, "x", []])
+def test_figures_that_no_look_has_are_refused_or_explained(file, value, capsys):
+    first, *rest = (json.loads(one) for one in file.read_bytes().splitlines())
+    for look in rest:
+        look |= {
+            key: [[value] * 40 if isinstance(one, list) else value for one in own]
+            for key, own in look.items()
+            if key != "step"
+        }
+    changes = ([first, *rest], [first | {"samples": [value] * 2}, *rest], [first, {"step": value}])
+    for lines in changes:
+        file.write_text("".join(json.dumps(one) + "\n" for one in lines))
+        code = run(["explain", str(file), "--json"])
+        assert code in (0, 2) and len(capsys.readouterr().err.splitlines()) == (code == 2)
 
 
 # --- ruins ----------------------------------------------------------------------------------------

@@ -36,15 +36,15 @@ class Report:
     def about(self) -> str:
         """Say what was trained, and what was looked at."""
         parts = [self.trained] if self.trained else []
-        for one in self.subjects:
+        for one in filter(lambda one: one.seen, self.subjects):
             normalized, looks = sum(one.recording.norm), len(one.recording.steps)
             low, high = min(one.recording.samples), max(one.recording.samples)
             of = f"{low:,}" if low == high else f"{low:,} to {high:,}"
             title = f"{capital(one.title)}: " if one.title else ""
-            parts += [
+            parts.append(
                 f"{title}{one.count} layer{'s' * (one.count != 1)}, {normalized} of them "
                 f"normalized; {looks} look{'s' * (looks != 1)} at {of} samples."
-            ] * bool(looks)
+            )
         return " ".join(parts)
 
     @cached_property
@@ -112,10 +112,10 @@ def make_report(recordings: Sequence[Recording], titles: Sequence[str] = ()) -> 
                 "geometry.report: each argument must be a geometry.Recording; got "
                 f"{type(one).__name__}. Recording.read(path) reads what a Recorder wrote."
             )
-    if not any(len(one.steps) for one in recordings):
+    if not any(len(one.steps) and one.names for one in recordings):
         raise ValueError(
-            f"geometry.report: a recording must hold a look; got {len(recordings)} recordings "
-            "without any. Look at least once before."
+            "geometry.report: a recording must hold a look at a layer; got "
+            f"{len(recordings)} recordings without any. Look at least once before."
         )
     if titles and len(titles) != len(recordings):
         raise ValueError(

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from bnjax.report.subject import Subject
 
 
@@ -83,10 +85,11 @@ def find_all(subjects: Sequence[Subject]) -> list[Finding]:
     import bnjax.report.findings  # noqa: F401 (its files register what they hold)
 
     of = {
-        "looks": [one for one in subjects if len(one.recording.steps)],
+        "looks": [one for one in subjects if one.seen],
         "curves": [one for one in subjects if one.curves],
     }
-    found = (find(of[kind]) for find, kind in _REGISTERED if of[kind])
+    with np.errstate(all="ignore"):  # figures from a file may be anything
+        found = [find(of[kind]) for find, kind in _REGISTERED if of[kind]]
     return [one for one in found if one is not None]
 
 

@@ -66,10 +66,11 @@ def write(report: "Report") -> str:
 
 def per_layer(one: Subject) -> list[dict[str, float | None]]:
     """Return the last look's figures, a dict for each layer; None for what a layer lacks."""
-    columns = {
-        key: (one.cosines(int(key[-1])) if key.startswith("mean_") else one.figures(key))[-1]
-        for key in _COLUMNS
-    }
+    with np.errstate(all="ignore"):  # figures from a file may be anything
+        columns = {
+            key: (one.cosines(int(key[-1])) if key.startswith("mean_") else one.figures(key))[-1]
+            for key in _COLUMNS
+        }
     return [
         {key: float(of[at]) if np.isfinite(of[at]) else None for key, of in columns.items()}
         for at in range(one.count)
@@ -85,7 +86,7 @@ def _summary(short: Iterable[Finding]) -> str:
 
 def _words(subjects: Sequence[Subject]) -> list[str]:
     return ["<section><h2>The words of this page</h2>", _list(_WORDS), "</section>"] * any(
-        len(one.recording.steps) for one in subjects
+        one.seen for one in subjects
     )
 
 
@@ -130,7 +131,7 @@ def _advice(findings: Iterable[Finding]) -> list[str]:
 def _tables(subjects: Sequence[Subject]) -> list[str]:
     tables, shown = [], {}
     for one in subjects:
-        if not len(one.recording.steps):
+        if not one.seen:
             continue
         layers = per_layer(one)
         columns = [key for key in _COLUMNS if any(row[key] is not None for row in layers)]

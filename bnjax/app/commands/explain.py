@@ -113,7 +113,7 @@ def _print(console: Console, report: Report) -> None:
 
 
 def _gathered(path: Path, report: Report, weight: Weight | None) -> dict[str, Any]:
-    seen = [one for one in report.subjects if len(one.recording.steps)]
+    seen = [one for one in report.subjects if one.seen]
     kept = ("name", "title", "text", "items", "advice", "tags", "figures", "strength")
     return {
         "run": str(path),

@@ -42,8 +42,8 @@ def recordings_in(path: Path) -> list[Subject]:
             ) from None
         except ValueError as error:
             raise UserError(f"{error} Name what a geometry.Recorder wrote.") from None
-        if not len(recording.steps):
-            raise UserError(f"{file}: holds no look yet; go on training, and ask again")
+        if not len(recording.steps) or not recording.names:
+            raise UserError(f"{file}: holds no look at a layer; go on training, and ask again")
         title = file.stem if len(found) > 1 else ""
         subjects.append(Subject(file.stem, title, recording, color=color))
     return subjects
