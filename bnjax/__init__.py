@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bnjax.norm import batch_norm, normalize
     from bnjax.renormalization import renorm
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Activation",

@@ -9,6 +9,7 @@ import pytest
 
 from bnjax import audit
 from bnjax.audit.diagnosis import diagnose
+from bnjax.audit.richardson import step_sizes, taylor_order
 
 FEW = {"modes": "vjp", "transforms": "jit"}
 
@@ -138,6 +139,14 @@ def test_without_a_reference_finite_differences_are_one():
     report = audit.compare(wrong, None, (x,), **FEW)
     assert report.rows[0].why == "off by a factor of 1.0005"
     assert report.rows[-1].verdict == "disagrees"  # the remainder falls with h
+
+
+def test_a_kink_further_away_is_no_wrong_slope():
+    h = step_sizes()
+    beyond = np.maximum(h - 0.01, 0)  # as of a sort whose order changes at 0.01
+    assert taylor_order(3 * h + beyond, np.asarray(3.0), h, 1e-16) is None
+    assert taylor_order(3 * h + beyond, np.asarray(3.001), h, 1e-16) < 1.1
+    assert taylor_order(np.exp(h) - 1 + beyond, np.asarray(1.0), h, 1e-16) > 1.9
 
 
 def test_where_there_is_no_derivative_none_is_judged():

@@ -23,6 +23,7 @@ ROOMS = {
 }
 # what runs on the host: loops over data, devices, checks and static choices
 ON_THE_HOST = {
+    "geometry": {"empty_look", "faults", "look_dtype", "report"},
     "population": {"check_seen"},
     "training": {
         *("copy_everywhere", "data_mesh", "decay_mask", "fit", "fit_batches", "local_rows"),

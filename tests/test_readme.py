@@ -2,13 +2,10 @@
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import pytest
-
-from bnjax import Network, init
+from processes import ended, python
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,27 +21,31 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     ],
     ids=lambda code: code.split("\n")[-2].strip()[:30],
 )
-def test_code_runs(code):
+def test_each_block_runs_alone(code):
     if "bnjax.layers" in code:
         pytest.importorskip("flax", reason="pip install '.[flax]'")
-    x, targets = jnp.ones((6, 64)), jnp.zeros((6, 10))
-    net = Network((64, 5, 10))
-    names = {"batches": [(x, targets)] * 3, "x": x, "targets": targets, "u": x}
-    names |= {"key": jax.random.key(0), "net": net, "params": init(net, jax.random.key(0))[0]}
-    names["layer"] = SimpleNamespace(  # as PyTorch's
-        running_mean=x[0], running_var=x[0], num_batches_tracked=3, momentum=0.1, eps=1e-5
-    )
-    with jax.numpy_rank_promotion("allow"):  # a user's own code may promote ranks
-        exec(code, names)
-        if 'params["W"]' in code:
-            params = {
-                "W": jnp.ones((2, 64, 5)),
-                "gamma": jnp.ones((2, 5)),
-                "beta": jnp.ones((2, 5)),
-                "V": jnp.ones((2, 5, 10)),
-            }
-            moved = names["step"](params, jax.random.normal(jax.random.key(0), (6, 64)), targets)
-            assert float(abs(moved["V"] - params["V"]).max()) > 0
+    # as in a fresh interpreter: conftest's settings are not the reader's
+    with jax.numpy_rank_promotion("allow"), jax.enable_x64(False):
+        exec(code, {"__name__": "__main__"})
+
+
+@pytest.mark.slow
+@pytest.mark.peers
+def test_all_blocks_run_in_order_in_a_fresh_interpreter():
+    pytest.importorskip("flax", reason="pip install '.[flax]'")
+    script = "\n".join(BLOCKS)
+    printed = ended(python("-c", script))[0].splitlines()
+    promised = re.findall(r"print\(.*\)  # (.*)", script)
+    assert promised
+    assert set(promised) <= set(printed)
+    losses = [float(line) for line in printed[:5]]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_links_lead_to_files_of_this_tree():
+    links = re.findall(r"\]\(([^):]+)\)", README)
+    assert links
+    assert all((ROOT / link).exists() for link in links)
 
 
 def test_ci_runs_the_readme_s_test_command():

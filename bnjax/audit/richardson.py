@@ -108,7 +108,8 @@ def taylor_order(
         rounding: The size of f's own rounding errors.
 
     Returns:
-        The power: 2 if J is correct. None if the remainder does not rise above the rounding errors.
+        The power: 2 if J is correct. None if the remainder does not rise above the rounding errors,
+        or only where the steps are so large that they cross a kink.
 
     Example:
         >>> h = step_sizes()
@@ -119,7 +120,13 @@ def taylor_order(
     """
     remainders = increments - h.reshape(-1, *[1] * np.ndim(slope)) * slope
     sizes = np.sqrt(np.sum(np.reshape(remainders, (len(h), -1)) ** 2, axis=1))
-    visible = np.isfinite(sizes) & (sizes > 100 * rounding)
+    limit = 100 * rounding
+    visible = np.isfinite(sizes) & (sizes > limit)
+    smallest = int(np.flatnonzero(visible)[-1]) if np.any(visible) else 0
+    # the remainder of a wrong J decreases as h: a jump to nothing is a kink between two steps, of a
+    # sort say, and says nothing about J
+    if smallest + 1 < len(h) and sizes[smallest] > 2**4 * limit:
+        return None
     # the smallest steps with a visible remainder, where the leading term dominates
     pairs = [k for k in range(len(h) - 1) if visible[k] and visible[k + 1]]
     if len(pairs) < 2:

@@ -19,7 +19,7 @@ from bnjax.app.io.terminal import say
 from bnjax.app.options import Train
 
 FILE = "config.json"
-_PACKAGES = ("jax", "jaxlib", "optax", "chex", "numpy")
+_PACKAGES = ("jax", "jaxlib", "optax", "numpy")
 _PROCESSES = ("coordinator", "num_processes", "process_id")
 # what may stand beside --resume: the rest is the run's own
 _BESIDE = ("resume", "json", "epochs", "compilation_cache", *_PROCESSES)
