@@ -1,7 +1,6 @@
 """How the site is built: pip install '.[docs]' && sphinx-build -W docs build/site."""
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -29,25 +28,18 @@ extensions = [
     "source_pages",
     "equation_links",
     "mathml",
+    "notebooks",
 ]
 exclude_patterns = ["_ext"]
 myst_enable_extensions = ["attrs_inline", "dollarmath"]
 myst_heading_anchors = 4
 
-# The notebooks lie outside of docs/, without outputs; the build runs them and shows what came out.
-(DOCS / "notebooks").mkdir(exist_ok=True)
-for notebook in (ROOT / "notebooks").glob("*.ipynb"):
-    copy = DOCS / "notebooks" / notebook.name
-    if not copy.exists() or copy.read_bytes() != notebook.read_bytes():
-        shutil.copy(notebook, copy)
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(ROOT / "build" / "notebooks")
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_execution_show_tb = True
-nb_output_stderr = (
-    "remove"  # tests/test_notebooks.py allows none but what a slow machine's XLA says
-)
+nb_output_stderr = "remove"  # what XLA says on a slow machine: a test allows nothing else
 
 default_role = "py:obj"  # `name` in a docstring is code, and a link where it is documented
 autodoc_typehints = "none"  # the docstrings say shapes and dtypes
