@@ -41,6 +41,7 @@ nb_execution_timeout = 300
 nb_execution_show_tb = True
 nb_output_stderr = "remove"  # what XLA says on a slow machine: a test allows nothing else
 
+highlight_language = "sh"  # of blocks that do not say theirs: commands
 default_role = "py:obj"  # `name` in a docstring is code, and a link where it is documented
 autodoc_typehints = "none"  # the docstrings say shapes and dtypes
 autodoc_member_order = "bysource"
