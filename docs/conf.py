@@ -58,6 +58,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = "bnjax"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+# pages below which there are no others need no list of them
+html_sidebars = dict.fromkeys(("index", "start", "why", "differences", "source/**"), [])
 html_math_renderer = "mathml"
 html_show_sourcelink = False
 html_domain_indices = False
