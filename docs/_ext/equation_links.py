@@ -11,6 +11,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 
 SHEET = "EQUATIONS"
 NO_LINKS = nodes.reference | nodes.title | nodes.raw | nodes.literal | nodes.comment
+NO_LINKS |= nodes.math | nodes.math_block
 MOST = 8  # lines that an equation lists
 
 
