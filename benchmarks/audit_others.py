@@ -20,6 +20,7 @@ import json
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -87,9 +88,8 @@ def by_hand(lines: str) -> str:
 
 def show(results: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
     """Print both tables."""
-    print(
-        ", ".join(f"{name} {version(name)}" for name in LIBRARIES if _installed(name)), end="\n\n"
-    )
+    installed = (f"{name} {version(name)}" for name in LIBRARIES if find_spec(name))
+    print(", ".join(installed), end="\n\n")
     print("| function | rule | compared with | comparisons | worst error, eps | verdict |")
     print("|---|---|---|---:|---:|---|")
     for one in results:
@@ -104,10 +104,6 @@ def show(results: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
         verdict = one["where"] if not one["ok"] else "no longer found"
         print(f"**{one['name']}**: {one['what']}. Audit: {verdict}.\n")
         print(f"```python\n{one['lines']}\n# {one['printed']}\n```\n")
-
-
-def _installed(name: str) -> bool:
-    return name in sys.modules or name in ("jax", "optax")
 
 
 def main() -> int:
