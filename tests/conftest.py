@@ -1,3 +1,4 @@
+import gc
 import zlib
 from pathlib import Path
 
@@ -6,6 +7,8 @@ import numpy as np
 import pytest
 from compiling import quickly_compiled
 
+# traced programs are many small objects, of which few are garbage
+gc.set_threshold(200_000, 20, 100)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

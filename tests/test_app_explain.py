@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from processes import HANGING
 pytest.importorskip("matplotlib")
 
 from app_runs import begun, killed_before, line, metrics
+from pages import Page
 
 from bnjax import geometry, identities
 from bnjax.app import data as datasets
@@ -27,8 +27,7 @@ from bnjax.app.io import arrays as npz
 from bnjax.app.main import run
 from bnjax.app.measures import looks
 from bnjax.app.options import Train
-from bnjax.app.report import findings, sphere, weight, words
-from bnjax.app.report.evidence import Evidence
+from bnjax.app.report import sphere, weight
 from bnjax.network import Network, init
 
 BROWSER = next(
@@ -152,159 +151,13 @@ def test_a_killed_run_goes_on_as_if_never_stopped(task, tmp_path, capsys, lose):
         assert one["geometry"] == other["geometry"]
 
 
-# --- what the figures say -------------------------------------------------------------------------
-
-NET = Network((6, 8, 8, 2))
-
-
-def rows_of(net, epochs=(0, 1, 2), **planted):
-    """Rows as of a healthy network, with something planted: name -> value, or (value, where)."""
-    batch = jax.ShapeDtypeStruct((40, 6), float), jax.ShapeDtypeStruct((40, 2), float)
-    found = jax.eval_shape(
-        lambda *batch: geometry.summarize(net, init(net, jax.random.key(0))[0], *batch), *batch
-    )
-    fields = [(name, like.dtype, like.shape) for name, like in found._asdict().items()]
-    rows = np.zeros(len(epochs), np.dtype([("epoch", np.int32), *fields]))
-    rows["epoch"] = epochs
-    for name in ("error", "propagated", "W", "turning", "W_bar", "covariance", "gamma_bar"):
-        rows[name] = 1
-    rows["means"] = 0 if net.norm else 0.5
-    rows["directions"], rows["percentiles"] = 6, [-2, -1, 0, 1, 2]
-    rows["removed"], rows["eps_share"] = 0.3, 1e-6
-    # |cos| of 0.125, in the middle of a bin: what chance makes it of 40 samples
-    for name in ("cos1", "cos2", "cos3"):
-        rows[name][..., [17, 22]] = 0.5
-    for name, (at, value) in planted.items():
-        rows[name][at] = value
-    return rows
-
-
-def said(baseline=None, bn=None, **options):
-    """The findings of made up rows, by name."""
-    history = {"baseline": baseline, "bn": bn}
-    evidence = Evidence(
-        path=None,
-        config={
-            "options": {"activation": "sigmoid", "hidden": [8, 8], "eps": 1e-5, "optimizer": "sgd"}
-            | options
-        },
-        metrics={},
-        history={name: rows for name, rows in history.items() if rows is not None},
-        batch=(jnp.zeros((40, 6)), jnp.zeros((40, 2))),
-    )
-    return {one.name: one for one in findings.find(evidence)}
-
-
-def of_baseline(**planted):
-    return rows_of(Network(NET.sizes, norm=False), **planted)
-
-
-def test_a_healthy_network_has_no_halt_and_nothing_outstanding():
-    found = said(of_baseline(), rows_of(NET))
-    assert found["handed"].text.startswith("It does not happen that a neuron's error")
-    assert found["synced"].text.startswith("It does not happen that a weight's input")
-    assert "not once in 3 looks" in found["handed"].text
-    assert "does not matter here" in found["epsilon"].text and "dead" not in found
-    assert "about alike" in found["amplitudes"].text
-    assert findings.outstanding(list(found.values())) == []
-
-
-def test_what_is_planted_is_said_with_its_place_and_figure():
-    bn = rows_of(
-        NET,
-        handed_to_gamma=((1, 1), 0.25),
-        stopped=((2, 0), 0.125),
-        largest_group=((2, 0), 5),
-        synced=((2, 0), 0.5),
-        eps_share=((2, 1), 0.2),
-        dead=((2, 1), 0.5),
-        saturated=((2, 1), 0.75),
-        directions=((1, 0), 1.25),
-        turning=((0, 0), 4.0),
-    )
-    found = said(bn=bn)
-    assert "most in layer 1, after epoch 1, with 25 % of the neurons" in found["handed"].text
-    assert found["handed"].figures["largest_share_at_end"] == 0
-    assert "most in layer 0, after epoch 2, with 12 % of the weights" in found["synced"].text
-    assert "has 5 members (layer 0, after epoch 2)" in found["synced"].text
-    assert "up to 50 % of a layer's neurons" in found["synced"].text
-    assert "matters: 1 − ρ² is at most 0.200" in found["epsilon"].text
-    assert "50 % of layer 1 of the normalized network" in found["dead"].text
-    assert "75 % (layer 1" in found["inputs"].text
-    assert "layer 0 amount to 1.25 directions after epoch 1, and to 6.00 at" in (
-        found["directions"].text
-    )
-    assert "at the end 0.250 times what it was" in found["rate"].text
-    assert "η/|W|²" not in said(bn=bn, optimizer="adam")["rate"].text
-
-
-def test_both_networks_are_held_against_each_other():
-    bl = of_baseline(W_bar=((1, 0), 0.01), error=((1, 0), 0.002), means=((slice(None), 2), 10.0))
-    found = said(bl, rows_of(NET))
-    text = found["amplitudes"].text
-    assert "After epoch 1 the gradient of a weight in layer 0 is 1.00 with" in text
-    assert "100 times as large with normalization, 2.0 orders of magnitude" in text
-    assert "The angles are not the reason" in text
-    assert "500 times shorter than the one at the output after epoch 1" in found["errors"].text
-    assert found["averages"].figures["largest_ratio"] == 10
-    assert "the larger one in 33 % of all looks" in found["averages"].text
-    names = [one.name for one in findings.outstanding(list(found.values()))]
-    assert names == ["errors", "amplitudes"]
-    other_way = said(of_baseline(), rows_of(NET, W_bar=((2, 1), 0.01)))["amplitudes"].text
-    assert "100 times as large in the baseline" in other_way and "At the last" not in other_way
-
-
-def test_nothing_is_said_of_what_has_no_figure():
-    gone = slice(None), slice(None)
-    dead = of_baseline(W_bar=(2, 0), error=((2, 0), 0), directions=((2, 0), 0), dead=((2, 0), 1))
-    found = said(dead, rows_of(NET, W_bar=((1, 0), 0.1)))
-    assert "At the last look one of the two is zero" in found["amplitudes"].text
-    assert not any("nan" in one.text for one in found.values())
-    found = said(of_baseline(W_bar=(gone, 0), error=(gone, 0), directions=(gone, 0)))
-    assert "amplitudes" not in found and "errors" not in found and "directions" not in found
-    crooked = said(bn=rows_of(NET, cosine=((2, 0), 0.3)))["rate"].text
-    assert crooked.startswith("ε is too large") and "η/|W|²" not in crooked
-
-
-def test_aligned_errors_are_above_chance_and_freed_ones_below():
-    aligned = np.eye(geometry.COSINE_BINS)[-2]
-    assert (
-        "Above chance"
-        in said(bn=rows_of(NET, cos1=((slice(None), slice(None)), aligned)))["angles"].text
-    )
-    freed = (slice(None), slice(None)), np.eye(geometry.COSINE_BINS)[20]
-    assert "Below chance" in said(bn=rows_of(NET, cos1=freed))["angles"].text
-    assert "That is chance" in said(bn=rows_of(NET))["angles"].text
-
-
-@pytest.mark.parametrize("samples", [2, 3, 40])
-def test_chance_is_the_mean_cosine_of_random_vectors(samples):
-    a, b = np.random.default_rng(0).normal(size=(2, 20_000, samples))
-    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
-    cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    # six standard errors of the mean
-    assert (
-        abs(np.abs(cosines).mean() - words.chance(samples)) < 6 / np.sqrt(20_000 * samples) + 1e-9
-    )
-
-
-def test_numbers_are_written_as_one_says_them():
-    assert words.number(0.0123) == "0.0123" and words.number(-4.567e-6) == "−4.57·10⁻⁶"
-    assert words.number(12345.6) == "12,346" and words.number(0.0) == "0"
-    assert words.times(1.44) == "1.4 times" and words.times(1234.5) == "1,234 times"
-    assert words.number(0.99996) == "1.00" and words.number(float("nan")) == "nan"
-    assert words.share(0.0004) == "under 0.1 %" and words.share(0.25) == "25 %"
-    assert words.listed(["a", "b", "c"]) == "a, b and c" and words.listed(["a"]) == "a"
-
-
 # --- one weight -----------------------------------------------------------------------------------
 
 
 def constructed(u, x, delta, **more):
-    """Evidence of one layer that was built to measure."""
-    angles = geometry.layer_angles(u, x, delta, **more)
+    """The angles of one layer that was built to measure."""
     name = "bn" if more.get("norm", True) else "baseline"
-    return Evidence(path=None, config={}, metrics={}, angles={name: (angles,)})
+    return {name: (geometry.layer_angles(u, x, delta, **more),)}
 
 
 U = np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [1.0, 2.0, 0.0], [-1.0, 2.0, 0.0]])
@@ -314,21 +167,23 @@ SKEW = np.array([[1.0], [-1.0], [-1.0], [1.0]])  # at right angles to both that 
 def test_a_weight_says_why_it_stopped():
     x = U[:, :1]
     handed = weight.examine(constructed(U, x, 3 * x, eps=0.0), layer=0, neuron=0, input=1)
-    assert handed.text.startswith("Stopped because the error is aligned with x̂: γ learns instead")
+    assert handed.text.startswith(
+        "It stopped because the error is aligned with x̂: γ learns instead"
+    )
     assert "θ1 = 0.0°" in handed.text and handed.gradient == 0
     np.testing.assert_allclose(handed.gamma_gradient, 12)
     mixed = x + U[:, 1:2] + SKEW
     synced = weight.examine(constructed(U, x, mixed, eps=0.0), layer=0, neuron=0, input=0)
-    assert synced.text.startswith("Stopped because the input is aligned with x̂ (θ2 = 0.0°)")
+    assert synced.text.startswith("It stopped because the input is aligned with x̂ (θ2 = 0.0°)")
     constant = weight.examine(constructed(U, x, mixed, eps=0.0), layer=0, neuron=0, input=2)
     assert "the input is the same for all samples" in constant.text
     assert constant.defined == (True, False, True) and constant.corner is None
     dead = weight.examine(constructed(U, x, 0 * x, eps=0.0), layer=0, neuron=0, input=1)
     assert "the error is the same for all samples" in dead.text
     learning = weight.examine(constructed(U, x, mixed, eps=0.0), layer=0, neuron=0)
-    assert learning.input == 1 and learning.text.startswith("Learning because")
+    assert learning.input == 1 and learning.text.startswith("It learns because")
     right = weight.examine(constructed(U, x, x + SKEW, eps=0.0), layer=0, neuron=0, input=1)
-    assert right.text.startswith("Hardly learning") and "nearly a right angle" in right.text
+    assert right.text.startswith("It hardly learns") and "nearly a right angle" in right.text
 
 
 def test_the_corner_of_the_triangle_is_the_bracket():
@@ -350,7 +205,7 @@ def test_without_normalization_the_averages_learn_or_balance():
     averages = weight.examine(
         constructed(U + 5, U[:, :1], delta, **more), layer=0, neuron=0, input=1
     )
-    assert averages.text.startswith("Learning because of the averages")
+    assert averages.text.startswith("It learns because of the averages")
     np.testing.assert_allclose(averages.gradient, ((U[:, 1] + 5) * delta[:, 0]).sum())
     # ⟨Δ u⟩ is made zero by the mean that is added
     balanced = weight.examine(
@@ -398,31 +253,6 @@ def test_what_names_no_weight_is_refused_in_one_line(recorded, refused):
 # --- the page -------------------------------------------------------------------------------------
 
 
-class Page(HTMLParser):
-    """What a page loads, links to and says."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.loads, self.links, self.ids, self.open, self.words = [], [], [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.ids += [attributes["id"]] if "id" in attributes else []
-        if tag == "a":
-            self.links.append(attributes["href"])
-        else:
-            self.loads += [attributes[key] for key in ("src", "href") if key in attributes]
-        if tag not in ("meta", "link", "img", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        self.words.append(text)
-
-
 @pytest.fixture(scope="module")
 def page(recorded):
     assert run(["explain", str(recorded)]) == 0
@@ -450,21 +280,26 @@ def test_the_page_says_what_json_says_and_cites_equations_that_exist(page, recor
     assert found["looks"] == {"baseline": [0, 2, 4], "bn": [0, 2, 4]} and found["missing"] == []
     tags = {one.tag for one in identities.all()}
     for finding in found["findings"]:
-        assert html.escape(finding["text"]) in text and finding["tags"]
+        assert html.escape(finding["says"]) in text
+        assert all(html.escape(words) in text for words in finding["advice"])
         assert set(finding["tags"]) <= tags
     assert html.escape(found["weight"]["text"]) in text
     _, history = looks.read(recorded)
     wanted = history["bn"]["W_bar"] / history["baseline"]["W_bar"]
     figures = {one["name"]: one["figures"] for one in found["findings"]}["amplitudes"]
-    k = figures["epoch"] // 2
+    figures = figures["compared"]
+    k = figures["step"] // 2
     np.testing.assert_allclose(figures["ratio"], wanted[k, figures["layer"]])
-    assert abs(np.log(figures["ratio"])) == pytest.approx(np.abs(np.log(wanted[:, :1])).max())
+    assert abs(np.log(figures["ratio"])) == pytest.approx(np.abs(np.log(wanted)).max())
 
 
 def test_text_says_it_in_a_terminal_and_writes_nothing(copy, capsys):
     assert run(["explain", str(copy), "--text", "--layer", "1"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "What normalization takes off [D.13]" in printed and "One weight: layer 1" in printed
+    assert (
+        "What constant statistics would get wrong [D.13, D.9]" in printed
+        and "One weight: layer 1" in printed
+    )
     assert not (copy / "report").exists()
 
 
@@ -533,9 +368,12 @@ def test_a_run_of_the_baseline_only_has_no_word_of_normalization(copy, capsys):
     np.savez(copy / looks.FILE, **arrays)
     found = explained(copy, capsys)
     names = {one["name"] for one in found["findings"]}
-    assert names == {"curves", "averages", "errors", "inputs", "directions"}
+    assert names == {
+        *("curves", "wrong", "errors", "amplitudes", "averages", "activations", "directions")
+    }
     assert found["weight"]["network"] == "baseline" and found["weight"]["means"] is not None
-    assert "ormaliz" not in " ".join(one["text"] for one in found["findings"])
+    said = [one["text"] for one in found["findings"] if one["name"] != "wrong"]
+    assert "ormaliz" not in " ".join(said)
 
 
 def test_a_run_that_was_killed_shows_its_course(copy, capsys):

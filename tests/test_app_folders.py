@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the bound on memory is Linux's"),
 ]
 
-CASES = 1500
+PARTS, CASES = 5, 300  # one part for each worker
 SECONDS = 120  # a command that takes as long hangs; nothing is measured by it
 GIGABYTES = 3  # more than a command may allocate
 
@@ -114,8 +114,9 @@ def loaded(folder):
     return 0
 
 
+@pytest.mark.parametrize("part", range(PARTS))
 def test_ruins_are_refused_in_one_line_or_read(
-    ended, three_classes, tmp_path, rng, capsys, bounded, nothing_trained, monkeypatch
+    part, ended, three_classes, tmp_path, rng, capsys, bounded, nothing_trained, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe.npz")

@@ -98,6 +98,7 @@ def test_a_run_of_awkward_names_comes_to_its_end(whole, capsys):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+@pytest.mark.slow
 def test_data_whose_name_is_no_text_end_in_a_finished_run(table, tmp_path, capsys):
     data, folder = (tmp_path / os.fsdecode(name) for name in (b"\xff$\\foo$.csv", b"run\xfe"))
     data.write_bytes(table)

@@ -1,5 +1,6 @@
 """Nothing lost: checkpoints, going on after a kill, full disks, two runs at once, divergence."""
 
+import dataclasses
 import hashlib
 import json
 import resource
@@ -18,13 +19,15 @@ from processes import command, ended, until
 
 pytest.importorskip("tyro")
 
-from app_runs import after, killed_before, lines_written, summary_of
+from app_runs import after, begun, killed_before, lines_written, summary_of
 
 from bnjax import training
 from bnjax.app.errors import UserError
 from bnjax.app.main import run
 from bnjax.app.measures import divergence
-from bnjax.app.run import checkpoints, metrics, saved
+from bnjax.app.options import Train
+from bnjax.app.run import checkpoints, metrics, networks, saved
+from bnjax.app.run.config import read as read_config
 from bnjax.app.run.folder import RunFolder
 from bnjax.network import Dense, Network, NormDense
 from bnjax.training import TrainState
@@ -127,6 +130,29 @@ def test_what_cannot_go_on_is_refused_in_one_line(whole, three_classes, tmp_path
     config["resolved"]["data"], config["x64"] = str(three_classes), not config["x64"]
     (cut / "config.json").write_text(json.dumps(config))
     assert "was begun with JAX_ENABLE_X64=" in refused("train", "--resume", cut)
+
+
+def test_a_run_of_before_initial_scales_is_read_as_it_was_trained(whole, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(whole, old)
+    written = json.loads((old / "config.json").read_text())
+    assert (written["options"].pop("initializer"), written["options"].pop("init_scale")) == (
+        "glorot_uniform",
+        1.0,
+    )
+    (old / "config.json").write_text(json.dumps(written))
+    assert read_config(old)[1] == dataclasses.replace(read_config(whole)[1], out=str(old))
+    then, now = (saved.load_run(folder).networks["bn"].net for folder in (old, whole))
+    assert then == now
+
+
+def test_a_run_keeps_the_initial_weights_that_it_was_asked_for(three_classes, tmp_path):
+    options = Train(data=str(three_classes), init_scale=0.01, initializer="orthogonal")
+    begun(tmp_path / "run", options).close()
+    read = read_config(tmp_path / "run")[1]
+    for name in networks.NAMES:
+        net = networks.make_network(read, 3, 3, name, decay=0.9)
+        assert (net.init_scale, net.initializer) == (0.01, "orthogonal")
 
 
 def test_a_second_run_into_the_folder_is_refused(task, whole, tmp_path, refused):

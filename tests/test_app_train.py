@@ -1,6 +1,7 @@
 import json
 import signal
 import time
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +11,17 @@ from compiling import quick_flags
 from processes import command, ended, python, until
 from rich.table import Table
 
-from bnjax import bn_apply
+from bnjax import Network, bn_apply
 from bnjax.app import load_run
 from bnjax.app.data import load
 from bnjax.app.io import terminal
 from bnjax.app.main import run
+from bnjax.app.report import tables
+from bnjax.app.run import epochs
 from bnjax.app.run.folder import RunFolder
+from bnjax.app.run.metrics import epoch_seconds
+from bnjax.app.run.session import Run
+from bnjax.training import Progress, TrainState
 
 QUICK = ["--epochs", "2", "--hidden", "6", "--batch-size", "200"]
 
@@ -258,6 +264,8 @@ def test_batch_gradient_descent_makes_one_step_per_epoch(tmp_path):
         (["--learning-rate", "nan"], "got nan"),
         (["--eps", "-0.1"], "--eps: expected a number at least 0, got -0.1"),
         (["--decay", "1"], "--decay: expected a number at least 0 and below 1, got 1.0"),
+        (["--initializer", "glorot"], "--initializer: unknown name 'glorot': did you mean"),
+        (["--init-scale", "0"], "--init-scale: expected a number above 0, got 0"),
         (["--hidden", "10", "0"], "--hidden: expected a number at least 1, got 0"),
         (["--epochs", "0"], "--epochs: expected a number at least 1, got 0"),
         (["--epochs", "many"], "--epochs"),
@@ -341,6 +349,46 @@ def test_a_table_that_does_not_fit_is_printed_row_by_row(capsys):
     table.add_row("baseline", "205,896")
     terminal.console(width=12).print(table)
     assert capsys.readouterr().out == "network: baseline\n  samples/s: 205,896\n"
+
+
+def test_identical_networks_have_the_same_speed_although_one_comes_first(monkeypatch):
+    """What comes first pays for warming up: ten seconds by this clock, then one each."""
+    now, took = [0.0], iter([10.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    monkeypatch.setattr(epochs, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def epochs_of(state):
+        for epoch in (1, 2, 3):
+            now[0] += next(took)
+            names = "test_cost", "test_accuracy", "train_accuracy"
+            yield Progress(epoch, state, jnp.ones((1, 2)), dict.fromkeys(names, jnp.ones(1)))
+
+    state = TrainState((), (), (), jnp.int32(0))
+    runs = {name: Run(Network((4, 2)), state) for name in ("baseline", "bn")}
+    trained = {name: epochs_of(state) for name in runs}
+    speeds = {name: [] for name in runs}
+    for _ in range(3):
+        for name, one in runs.items():
+            one.metrics.append(epochs.advance(trained[name], one, name, classify=True)[0])
+            speeds[name].append(epoch_seconds(one.metrics))
+    assert [one.seconds for one in runs.values()] == [12.0, 3.0]
+    assert speeds["baseline"] == speeds["bn"] == [None, 1.0, 1.0]
+
+
+def test_the_summary_names_the_slower_network_and_what_it_holds_for():
+    options = {"initializer": "glorot_uniform", "init_scale": 1.0}
+    summary = {"options": options, "learning_rate": 1.5}
+    for baseline, bn, said in (
+        (1032, 120, "the baseline needs 8.6 times as many steps to 95 % as the normalized network"),
+        (120, 240, "the normalized network needs 2.0 times as many steps to 95 % as the baseline"),
+        (None, 120, None),
+        (None, None, None),
+        (120, 120, None),
+    ):
+        networks = {"baseline": {"steps_to_95": baseline}, "bn": {"steps_to_95": bn}}
+        *first, same, how = tables.comparison(summary | {"networks": networks})
+        assert first == ([said] if said else [])
+        assert "(glorot_uniform, scale 1) and learning rate (1.5)" in same and "bnjax sweep" in how
+    assert tables.comparison(summary | {"networks": {"bn": {"steps_to_95": 120}}}) == []
 
 
 def test_no_style_without_colour_and_no_command_to_the_terminal(capsys, monkeypatch):

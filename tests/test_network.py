@@ -30,6 +30,49 @@ def test_both_networks_start_from_the_same_weights(key):
     assert len(state) == 2 and float(jnp.abs(bn[0].W).max()) <= (6 / 9) ** 0.5
 
 
+def test_by_default_all_layers_come_from_one_uniform_draw(key):
+    drawn = np.asarray(jax.random.uniform(key, (25,), float, -1, 1))
+    params, _ = init(Network((4, 5, 1), norm=False), key)
+    layers = zip(params, ((4, 5), (5, 1)), (drawn[:20], drawn[20:]), strict=True)
+    for (W, b), shape, part in layers:
+        np.testing.assert_array_equal(W, (6 / sum(shape)) ** 0.5 * part.reshape(shape))
+        assert not b.any()
+    same = Network((4, 5, 1), norm=False, initializer="glorot_uniform", init_scale=1)
+    chex.assert_trees_all_equal(init(same, key)[0], params)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "he_uniform" else pytest.mark.slow, id=name)
+        for name in network.INITIALIZERS
+    ],
+)
+def test_weights_are_as_large_as_their_initializer_says(name, key):
+    """As Glorot & Bengio 2010, He et al. 2015, LeCun et al. 1998 and Saxe et al. 2014 have them."""
+    n_in, n_out = 300, 100
+    net = Network((n_in, n_out), initializer=name, init_scale=4.0)
+    ((W, _),), _ = init(net, key)
+    variance = {"glorot": 2 / (n_in + n_out), "he": 2 / n_in, "lecun": 1 / n_in}
+    wanted = 16 * variance.get(name.split("_")[0], 1 / n_in)
+    assert W.shape == (n_in, n_out) and np.var(W) == pytest.approx(wanted, rel=0.05)
+    if "uniform" in name:
+        assert np.abs(W).max() == pytest.approx((3 * wanted) ** 0.5, rel=1e-3)
+    if name == "orthogonal":
+        np.testing.assert_allclose(W.T @ W, 16 * np.eye(n_out), atol=1e-10)
+
+
+def test_an_initializer_of_one_s_own_draws_each_layer_by_itself(key):
+    def draw(key, shape, dtype):
+        return jax.random.normal(key, shape, dtype) / shape[0]
+
+    for norm in (True, False):
+        params, _ = init(Network((3, 5, 2), norm=norm, initializer=draw, init_scale=2.0), key)
+        for layer, k in zip(params, jax.random.split(key, 2), strict=True):
+            shape = layer.W.shape
+            np.testing.assert_array_equal(layer.W, 2 * jax.random.normal(k, shape) / shape[0])
+
+
 def test_apply_is_bl1(key):
     net = Network((4, 5, 2), norm=False)
     (first, last), _ = init(net, key)
@@ -99,6 +142,9 @@ def test_an_activation_of_one_s_own(key):
         ({"cost": "sigmoid"}, ValueError, "`cost` must be one of"),
         ({"norm": False, "norm_output": True}, ValueError, "got norm=False"),
         ({"eps": -1e-5}, ValueError, "`eps` must be a static, finite Python number >= 0"),
+        ({"initializer": "glorot"}, ValueError, "`initializer` must be one of glorot_normal"),
+        ({"init_scale": 0}, ValueError, "`init_scale` must be .* number > 0; got 0"),
+        ({"init_scale": jnp.ones(())}, ValueError, "Scale traced numbers into the params"),
         ({"decay": 1.0}, ValueError, "`decay`, the weight on the old statistics"),
     ],
 )

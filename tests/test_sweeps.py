@@ -1,3 +1,4 @@
+import dataclasses
 from types import SimpleNamespace
 
 import chex
@@ -8,8 +9,8 @@ import optax
 import pytest
 from compiling import quickly_compiled
 
-from bnjax import Network, training
-from bnjax.training import sweeps
+from bnjax import Network, init, training
+from bnjax.training import grids
 
 rng = np.random.default_rng(0)
 X, TARGETS = rng.normal(size=(8, 4)), rng.normal(size=(8, 2))
@@ -105,6 +106,28 @@ def test_divergence_after_the_first_epoch_is_dated():
     np.testing.assert_array_equal(found.diverged, [[2], [0]])
 
 
+@pytest.mark.usefixtures("quick_training")
+def test_a_row_may_scale_the_initial_weights():
+    """Each network is the one that starts from weights of its own scale."""
+
+    def initialize(row, key):
+        params, state = init(NET, key)
+        return tuple(layer._replace(W=row["scale"] * layer.W) for layer in params), state
+
+    rows = {"rate": jnp.array([0.1, 0.2]), "scale": jnp.array([1.0, 50.0])}
+    options = {"epochs": 2, "batch_size": 4, "epochs_per_call": 2}
+    found = training.sweep(
+        *(NET, lambda row: optax.sgd(row["rate"]), rows, KEYS[:1], X, TARGETS),
+        initialize=initialize,
+        **options,
+    )
+    net, optimizer = dataclasses.replace(NET, init_scale=50.0), optax.sgd(0.2)
+    start = training.init(net, optimizer, KEYS[0])
+    key = jax.random.fold_in(KEYS[0], 1)
+    (wanted,) = training.fit(net, optimizer, start, X, TARGETS, key=key, **options)
+    np.testing.assert_allclose(found.costs[1, 0], wanted.costs, rtol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("limit", "fitting"), [(10_000, 8), (1_000, 6), (750, 3), (510, 1), (None, 8)]
 )
@@ -114,7 +137,7 @@ def test_as_many_networks_as_the_memory_holds(monkeypatch, limit, fitting):
     device = SimpleNamespace(memory_stats=lambda: memory)
     monkeypatch.setattr(jax, "devices", lambda: [device])
     # eight need 500 bytes, and four fifths of what is free may be taken
-    assert sweeps._networks_that_fit(SimpleNamespace(memory_analysis=lambda: needs), 8) == fitting
+    assert grids.networks_that_fit(SimpleNamespace(memory_analysis=lambda: needs), 8) == fitting
 
 
 def test_an_empty_grid_is_refused():

@@ -125,10 +125,8 @@ def test_the_vmap_may_stand_anywhere(rule, where):
     close(grads, [wanted[1]] * len(each))
 
 
-@pytest.mark.parametrize(
-    "around",
-    ["nothing", *(pytest.param(a, marks=pytest.mark.slow) for a in AROUND if a != "nothing")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("around", AROUND)
 @pytest.mark.parametrize(("rule", "where"), CASES)
 def test_without_jit_it_may_stand_anywhere(rule, where, around):
     f, whole = spread(rule, where), plain(where)

@@ -1,7 +1,8 @@
 """What the application tells the user when something is theirs to mend."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _LISTED = 20
 
@@ -12,6 +13,24 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         """Keep `message` on one line, whatever file names or cells it quotes."""
         super().__init__(" ".join(message.splitlines()))
+
+
+@contextmanager
+def refusals(subject: str, way_out: str) -> Iterator[None]:
+    """Raise UserError, "subject: reason; way out", where the operating system refuses something."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{subject}: {error.strerror or error}; {way_out}") from error
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Escape what would be a command to a terminal, but for the characters to keep.
+
+    >>> printable("a\tb\nc", keep="\n")
+    'a\\tb\nc'
+    """
+    return "".join(one if one.isprintable() or one in keep else ascii(one)[1:-1] for one in text)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

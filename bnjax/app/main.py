@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import bnjax
-from bnjax.app.errors import UserError
+from bnjax.app.errors import UserError, printable
 from bnjax.app.io import signals
 
 _DESCRIPTION = """Batch normalization, trained, checked and explained.
@@ -68,7 +68,7 @@ def _run(arguments: Sequence[str], keep_programs: bool) -> int:
     from bnjax.app.io import terminal
 
     terminal.show_everything()
-    names = ("train", "sweep", "explain", "predict", "verify", "audit")
+    names = ("train", "sweep", "explain", "predict", "verify", "audit", "claims")
     command = _parse(
         arguments or ["--help"], {name: getattr(options, name.capitalize()) for name in names}
     )
@@ -82,7 +82,7 @@ def _run(arguments: Sequence[str], keep_programs: bool) -> int:
 
     jax.config.update("jax_transfer_guard", "allow")  # a guard is for the user's own programs
     call = _load(arguments[0])
-    if isinstance(command, options.Train):
+    if isinstance(command, options.Train | options.Claims):
         return call(command, given=_given(arguments))
     return call(command)
 
@@ -105,8 +105,7 @@ def _given(arguments: Sequence[str]) -> frozenset[str]:
 
 
 def _complain(message: str) -> int:
-    line = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in message)
-    print(f"bnjax: {line}", file=sys.stderr)
+    print(f"bnjax: {printable(message)}", file=sys.stderr)
     return 2
 
 

@@ -129,7 +129,8 @@ def _compute_angles(
     if w is not None:
         delta = jnp.where(w != 0, delta / jnp.where(w == 0, 1, w), 0)  # D.17
     u_, x_, delta_ = standardize_all([u, x, delta], w)
-    return angles_between(u_, x_, delta_, gamma, w, eps=eps, norm=norm)
+    inputs = product_inputs(u_, x_, delta_, w)
+    return angles_between(inputs, x_, delta_, gamma, w, eps=eps, norm=norm)
 
 
 class Inputs(NamedTuple):
@@ -148,26 +149,18 @@ class Inputs(NamedTuple):
     cos3: Array
 
 
-def angles_between(
-    u: Standardized,
-    x: Standardized,
-    delta: Standardized,
-    gamma: Array | None = None,
-    w: Array | None = None,
-    *,
-    eps: float,
-    norm: bool = True,
-) -> Angles:
-    """Compute the angles between vectors that are standardized already (G.1)."""
+def product_inputs(
+    u: Standardized, x: Standardized, delta: Standardized, w: Array | None = None
+) -> Inputs:
+    """Compare the standardized inputs of a product with its x and Δ (G.1)."""
     fraction, _ = _fractions(x, w)
     inputs = (fraction * u.hat).T
     # full precision: by default a GPU or TPU would round the vectors to about three digits
     cos2, cos3 = (jnp.matmul(inputs, a.hat, precision=lax.Precision.HIGHEST) for a in (x, delta))
-    found = Inputs(u.mean, u.sd, cos2, cos3)
-    return angles_with_inputs(found, x, delta, gamma, w, eps=eps, norm=norm)
+    return Inputs(u.mean, u.sd, cos2, cos3)
 
 
-def angles_with_inputs(
+def angles_between(
     u: Inputs,
     x: Standardized,
     delta: Standardized,
@@ -177,7 +170,7 @@ def angles_with_inputs(
     eps: float,
     norm: bool = True,
 ) -> Angles:
-    """Compute the angles of a layer whose inputs are compared with Δ and x already (G.1)."""
+    """Compute the angles of a layer whose inputs are compared with x and Δ already (G.1)."""
     fraction, count = _fractions(x, w)
     cos1 = jnp.sum(fraction * delta.hat * x.hat, 0)
     orthogonal = delta.hat - cos1[None] * x.hat

@@ -22,6 +22,12 @@ from jax import Array, lax
 from bnjax.geometry.angles import Inputs
 from bnjax.geometry.vectors import Standardized, standardize
 
+# the parameters of its equation that say which convolution it is
+CONVOLUTION = (
+    *("window_strides", "padding", "lhs_dilation", "rhs_dilation", "feature_group_count"),
+    "dimension_numbers",
+)
+
 
 def kernel_matrix(W: Array, params: dict[str, Any]) -> Array:
     """Return a kernel as (n_in, n_out): neurons last, its other axes in their order.
@@ -34,13 +40,30 @@ def kernel_matrix(W: Array, params: dict[str, Any]) -> Array:
     return W.reshape(-1, W.shape[-1])
 
 
+def standardized_channels(u: Array, params: dict[str, Any]) -> Standardized:
+    """Standardize the channels of images over samples and positions.
+
+    Args:
+        u: The images.
+        params: Of the equation `conv_general_dilated`.
+    """
+    u = jnp.moveaxis(u, params["dimension_numbers"].lhs_spec[1], -1)
+    return standardize(u.reshape(-1, u.shape[-1]))
+
+
 def convolution_inputs(
-    u: Array, W: Array, x: Standardized, delta: Standardized, params: dict[str, Any]
+    u: Standardized,
+    shape: tuple[int, ...],
+    W: Array,
+    x: Standardized,
+    delta: Standardized,
+    params: dict[str, Any],
 ) -> Inputs:
     """Compare the inputs of a convolution with its standardized x and Δ (G.8).
 
     Args:
-        u: The images.
+        u: The images, from `standardized_channels`.
+        shape: Theirs.
         W: The kernel, of which only the shape counts.
         x: Of the outputs as (n, n_out), by `samples_first`.
         delta: The same.
@@ -51,22 +74,21 @@ def convolution_inputs(
     """
     batch, channels = params["dimension_numbers"].lhs_spec[:2]
     groups, n = params["feature_group_count"], len(x.hat)
-    matrix = jnp.moveaxis(u, channels, -1)
-    parts = standardize(matrix.reshape(-1, matrix.shape[-1]))
-    v = jnp.moveaxis(parts.hat.reshape(matrix.shape), -1, channels)
+    rows = [size for axis, size in enumerate(shape) if axis != channels]
+    v = jnp.moveaxis(u.hat.reshape(*rows, -1), -1, channels)
     pull = partial(_pull_back, W=W, n=n, params=params)
-    one = jnp.ones((n // u.shape[batch], groups), v.dtype)  # a neuron of each group, one sample
+    one = jnp.ones((n // shape[batch], groups), v.dtype)  # a neuron of each group, one sample
     inside = jnp.ones_like(lax.index_in_dim(v, 0, batch))
     sum_v, sum_v2 = (jnp.sum(a, batch, keepdims=True) for a in (v, v**2))
-    share = pull(inside, one) * u.shape[batch]  # ⟨o⟩: 1 without padding, exactly
+    share = pull(inside, one) * shape[batch]  # ⟨o⟩: 1 without padding, exactly
     mean_v, mean_v2 = pull(sum_v, one), pull(sum_v2, one)
-    m, sigma = (_of_entries(a, W.shape, params) for a in (parts.mean, parts.sd))
+    m, sigma = (_of_entries(a, W.shape, params) for a in (u.mean, u.sd))
     mean = m * share + sigma * mean_v
     sd = _deviation(m, sigma, share, mean_v, mean_v2)
     cosines = []
     for t in (x.hat, delta.hat):
         neurons = t.shape[1] // groups
-        summed = t.reshape(u.shape[batch], -1, t.shape[1]).sum(0)
+        summed = t.reshape(shape[batch], -1, t.shape[1]).sum(0)
         of_inside, of_v = pull(inside, summed), pull(v, t)
         full, m_, sigma_, sd_ = (
             jnp.repeat(a, neurons, axis=1) if groups > 1 else a for a in (share == 1, m, sigma, sd)
@@ -87,13 +109,12 @@ def _pull_back(u: Array, t: Array, *, W: Array, n: int, params: dict[str, Any]) 
     groups, or a multiple.
     """
     numbers = params["dimension_numbers"]
-    names = "window_strides", "padding", "lhs_dilation", "rhs_dilation", "feature_group_count"
-    options = {name: params[name] for name in names}
+    options = {name: params[name] for name in CONVOLUTION if name != "dimension_numbers"}
     shape = [*W.shape]
     shape[numbers.rhs_spec[0]] = t.shape[1]
 
     def convolve(W: Array) -> Array:
-        precision = lax.Precision.HIGHEST  # as in `angles_between`
+        precision = lax.Precision.HIGHEST  # as in `product_inputs`
         return lax.conv_general_dilated(
             u, W, dimension_numbers=numbers, precision=precision, **options
         )

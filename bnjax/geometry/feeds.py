@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 from jax import Array
 from jax.extend.core import JaxprEqn
 
-LINEAR = ("dot_general", "conv_general_dilated")
-_UNCHANGED = ("convert_element_type", "reduce_precision", "copy", "sharding_constraint", "reshard")
-_RESHAPING = ("reshape", "squeeze", "broadcast_in_dim")
+from bnjax.geometry.equations import LINEAR, RESHAPING, UNCHANGED, called_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,14 +122,6 @@ def linear_operation(x: Value) -> Feed:
     return Feed(first if first.batch else second, W, x, x.eqn, weights_first, neurons)
 
 
-def called_name(eqn: JaxprEqn) -> str:
-    """Return the name of the function that an equation calls, or of its operation."""
-    called = eqn.params.get("call_jaxpr")
-    if called is not None:
-        return getattr(called, "jaxpr", called).debug_info.func_name
-    return eqn.params.get("name", eqn.primitive.name)
-
-
 def apply_moves(a: Array, moves: Sequence[tuple[str, tuple[int, ...]]]) -> Array:
     """Apply `Feed.moves`."""
     for kind, numbers in moves:
@@ -142,7 +132,7 @@ def apply_moves(a: Array, moves: Sequence[tuple[str, tuple[int, ...]]]) -> Array
 def _operand(eqn: JaxprEqn, inputs: tuple[Value, ...]) -> Value:
     """Return the one input of an equation to follow."""
     name = eqn.primitive.name
-    if name in _UNCHANGED or name in _RESHAPING or name in ("transpose", "name"):
+    if name in UNCHANGED or name in RESHAPING or name in ("transpose", "name"):
         return inputs[0]
     if name in ("add", "add_any", "sub"):
         varying = [value for value in inputs if value.batch]
@@ -162,7 +152,7 @@ def _move(
     if name == "transpose":
         permutation = eqn.params["permutation"]
         return "transpose", tuple(permutation.index(a) for a in range(len(permutation)))
-    if name not in _RESHAPING:
+    if name not in RESHAPING:
         if shape != before:
             raise Unfollowed(f"its input is broadcast by `{name}`")
         return None

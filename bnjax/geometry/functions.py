@@ -3,10 +3,8 @@
 Source: S0/S1 §3; own derivation.
 """
 
-import itertools
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,56 +15,17 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from bnjax import _marks
-from bnjax.geometry.angles import Angles, Inputs, angles_between, angles_with_inputs
-from bnjax.geometry.convolutions import convolution_inputs, kernel_matrix, samples_first
-from bnjax.geometry.feeds import Value, apply_moves
-from bnjax.geometry.programs import STEP, Evaluation, Site
-from bnjax.geometry.vectors import standardize_all
-from bnjax.layout import accumulator_dtype
-
-_STATIC = {"static": True}
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class ObservedLayer:
-    """One layer of a function: a pytree, of which names and words are static.
-
-    Attributes:
-        name: The path of its weights, such as "params['conv1']['kernel']"; of γ where the weights
-            are not known. In a scan the index of the step follows. Where parameters are used
-            several times, " (2)" and so on follows; their gradient is the sum over these layers.
-            "normalization" where neither is known.
-        angles: Its `Angles`. Of a convolution n_in counts the entries of one neuron's kernel, and
-            B samples times positions. n_in is 0 where the linear operation is not known.
-        W: The weights, (n_in, n_out): all axes of a kernel but that of the neurons are one, in
-            their order.
-        unfollowed: Why the linear operation before the normalization is not known, or "".
-    """
-
-    name: str = field(metadata=_STATIC)
-    angles: Angles
-    W: Array
-    unfollowed: str = field(default="", metadata=_STATIC)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Observed:
-    """What `observe_function` finds: a pytree.
-
-    Attributes:
-        layers: The layers in the order of the program; `observed[name]` is one of them.
-        skipped: (name, reason) of each layer that is not measured, static. The name is the path of
-            its weights or of γ, or "normalization".
-    """
-
-    layers: tuple[ObservedLayer, ...]
-    skipped: tuple[tuple[str, str], ...] = field(default=(), metadata=_STATIC)
-
-    def __getitem__(self, name: str) -> ObservedLayer:
-        """Return the layer of that name."""
-        return {layer.name: layer for layer in self.layers}[name]
+from bnjax.geometry.feeds import Value
+from bnjax.geometry.observed import (
+    STATIC,
+    Observed,
+    ObservedLayer,
+    Way,
+    measure,
+    step_names,
+    way_of,
+)
+from bnjax.geometry.programs import Evaluation
 
 
 def observe_function(
@@ -108,22 +67,50 @@ def observe_function(
         >>> params = {"W": jnp.array([[3.0], [4.0]]), "gamma": jnp.ones(1)}
         >>> x = jnp.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [-1.0, 2.0]])
         >>> (layer,) = observe_function(loss, params, x, x[:, 1:]).layers
-        >>> print(layer.name, layer.angles.cos2[:, 0].round(2))
-        params['W'] [0.6 0.8]
+        >>> print(layer.name, *(f"{cosine:.2f}" for cosine in layer.angles.cos2[:, 0]))
+        params['W'] 0.60 0.80
     """
     if not jax.tree.leaves(batch):
         raise ValueError(
             "geometry.observe_function: `batch` must hold the arrays that the parameters are "
             "combined with; got none. Pass the batch as arguments of `loss`, not by its closure."
         )
-    return _observe(params, batch, loss=loss, has_aux=has_aux, plain=plain)
+    found = _find_layers(params, batch, loss=loss, has_aux=has_aux, plain=plain)
+    layers: list[ObservedLayer] = []
+    for at, name in enumerate(found.names):
+        measured = measure(found.arrays[at], found.deltas[at], way=found.ways[at])
+        for layer, own in zip(measured, step_names(name, found.ways[at].steps), strict=True):
+            layers.append(replace(layer, name=own, unfollowed=found.unfollowed[at]))
+    return Observed(_numbered(layers), found.skipped)
 
 
-# compiled for eager callers: hundreds of operations become one program
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Layers:
+    """The layers of a program as arrays: a pytree.
+
+    Attributes:
+        arrays: Of each layer, as `Site.arrays`.
+        deltas: Δ of each.
+        names: Of each, static like all that follows.
+        unfollowed: As `ObservedLayer.unfollowed`.
+        ways: How each is measured.
+        skipped: As `Observed.skipped`.
+    """
+
+    arrays: list[dict[str, Array]]
+    deltas: list[Array]
+    names: tuple[str, ...] = field(metadata=STATIC)
+    unfollowed: tuple[str, ...] = field(metadata=STATIC)
+    ways: tuple[Way, ...] = field(metadata=STATIC)
+    skipped: tuple[tuple[str, str], ...] = field(metadata=STATIC)
+
+
+# compiled for eager callers: one program for the function, and one for all layers of one shape
 @partial(jax.jit, static_argnames=("loss", "has_aux", "plain"))
-def _observe(
+def _find_layers(
     params: Any, batch: tuple[Any, ...], *, loss: Callable[..., Any], has_aux: bool, plain: bool
-) -> Observed:
+) -> _Layers:
     program = _trace(loss, params, batch, has_aux)
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     values = [
@@ -135,6 +122,7 @@ def _observe(
     def evaluate(taps: list[Any] | None) -> tuple[Array, list[dict[str, Array]]]:
         found[:] = [Evaluation(plain, None if taps is None else iter(taps))]
         cost, *_ = found[0].run(program.jaxpr, program.consts, values)
+        found[0].saturations.measure()
         return cost.array, [site.arrays for site in found[0].sites]
 
     jax.eval_shape(evaluate, None)  # to learn what there is
@@ -149,12 +137,19 @@ def _observe(
     cost, pull_back, arrays = jax.vjp(evaluate, zeros, has_aux=True)
     deltas = jax.tree.leaves(pull_back(jnp.ones_like(cost)))
     normalized = {site.feed.eqn for site in sites if site.norm and site.feed is not None}
-    layers: list[ObservedLayer] = []
-    for site, own, delta in zip(sites, arrays, deltas, strict=True):
-        if site.norm or site.feed is None or site.feed.eqn not in normalized:
-            layers += _layers_of(site, own, delta)
-    named = ((name or "normalization", reason) for name, reason in skipped)
-    return Observed(_numbered(layers), tuple(named))
+    chosen = [
+        at
+        for at, site in enumerate(sites)
+        if site.norm or site.feed is None or site.feed.eqn not in normalized
+    ]
+    return _Layers(
+        [arrays[at] for at in chosen],
+        [deltas[at] for at in chosen],
+        tuple(sites[at].name for at in chosen),
+        tuple(sites[at].unfollowed for at in chosen),
+        tuple(way_of(sites[at]) for at in chosen),
+        tuple((name or "normalization", reason) for name, reason in skipped),
+    )
 
 
 def _path(keys: tuple[Any, ...]) -> str:
@@ -176,63 +171,6 @@ def _trace(
             f"{' first' if has_aux else ''}; got {cost}."
         )
     return program
-
-
-def _layers_of(site: Site, arrays: dict[str, Array], delta: Array) -> Iterator[ObservedLayer]:
-    """Measure a layer, or one for each step of the scans around it."""
-    measure = partial(_measure, site)
-    for _ in site.steps:
-        measure = jax.vmap(measure)
-    angles, W = measure(arrays, delta)
-    for step in itertools.product(*map(range, site.steps)):
-        name = site.name
-        for k in step:
-            name = name.replace(STEP, f"[{k}]", 1) if STEP in name else f"{name} (step {k})"
-        own_angles, own_W = jax.tree.map(lambda a, step=step: a[step], (angles, W))
-        yield ObservedLayer(name, own_angles, own_W, site.unfollowed)
-
-
-def _measure(site: Site, arrays: dict[str, Array], delta: Array) -> tuple[Angles, Array]:
-    """Compute the angles of a layer, and its weights as (n_in, n_out)."""
-    feed, gamma = site.feed, arrays.get("gamma")
-    dtype = accumulator_dtype(*(a.dtype for a in (*arrays.values(), delta)))
-    options = {"eps": site.eps, "norm": site.norm}
-    if gamma is not None:
-        gamma = gamma.reshape(-1)
-    if feed is None:
-        x, delta = (_rows(a.astype(dtype), site.features) for a in (arrays["x"], delta))
-        x_, delta_ = standardize_all([x, delta])
-        none = jnp.zeros((0, x.shape[1]), dtype)
-        found = Inputs(none[:, 0], none[:, 0], none, none)
-        return angles_with_inputs(found, x_, delta_, gamma, **options), none
-    u, W = arrays["u"].astype(dtype), arrays["W"]
-    params, neurons = feed.eqn.params, feed.neurons
-    moved = (apply_moves(a.astype(dtype), feed.moves) for a in (arrays["x"], delta))
-    if feed.eqn.primitive.name == "dot_general":
-        x, delta = (_rows(a, neurons) for a in moved)
-        (left, right), _ = params["dimension_numbers"]
-        of_u, of_W = (right, left) if feed.weights_first else (left, right)
-        u_, x_, delta_ = standardize_all([_rows(u, of_u), x, delta])
-        return angles_between(u_, x_, delta_, gamma, **options), _columns(W, of_W)
-    order = samples_first(params)
-    neuron = params["dimension_numbers"].rhs_spec[0]
-    x_, delta_ = standardize_all([a.transpose(order).reshape(-1, W.shape[neuron]) for a in moved])
-    found = convolution_inputs(u, W, x_, delta_, params)
-    return angles_with_inputs(found, x_, delta_, gamma, **options), kernel_matrix(W, params)
-
-
-def _rows(a: Array, columns: Sequence[int]) -> Array:
-    """Return an array as a matrix whose columns are these axes, one after the other."""
-    rows = [axis for axis in range(a.ndim) if axis not in columns]
-    number = math.prod(a.shape[axis] for axis in columns)
-    return a.transpose([*rows, *columns]).reshape(-1, number)
-
-
-def _columns(a: Array, rows: Sequence[int]) -> Array:
-    """Return an array as a matrix whose rows are these axes, one after the other."""
-    columns = [axis for axis in range(a.ndim) if axis not in rows]
-    number = math.prod(a.shape[axis] for axis in rows)
-    return a.transpose([*rows, *columns]).reshape(number, -1)
 
 
 def _numbered(layers: list[ObservedLayer]) -> tuple[ObservedLayer, ...]:

@@ -6,7 +6,7 @@ Each row of numbers is counted in bins of equal width, all rows in one pass.
 import jax.numpy as jnp
 from jax import Array
 
-from bnjax.geometry.angles import Angles
+from bnjax.geometry.angles import Angles, per_weight
 from bnjax.layout import accumulator_dtype
 
 COSINE_BINS = 40
@@ -20,11 +20,11 @@ def cosine_bins(angles: Angles) -> Array:
     Those of cos θ1 are 0 to 39, of cos θ2 40 to 79, of cos θ3 80 to 119; 120 stands for a cosine
     of vectors without direction.
     """
-    u, x, delta = angles.u_varies, angles.x_varies, angles.delta_varies
+    u, x, delta = per_weight(angles.u_varies), angles.x_varies, angles.delta_varies
     kinds = (
         (angles.cos1, delta & x),
-        (angles.cos2, u[:, None] & x[None]),
-        (angles.cos3, u[:, None] & delta[None]),
+        (angles.cos2, u & x[None]),
+        (angles.cos3, u & delta[None]),
     )
     bins = []
     for kind, (cosines, defined) in enumerate(kinds):

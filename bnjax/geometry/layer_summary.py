@@ -13,7 +13,13 @@ from jax import Array
 
 from bnjax.activations import Activation
 from bnjax.geometry import stopping
-from bnjax.geometry.angles import Angles, angles_between, normalization_terms
+from bnjax.geometry.angles import (
+    Angles,
+    angles_between,
+    normalization_terms,
+    per_weight,
+    product_inputs,
+)
 from bnjax.geometry.histograms import cosine_bins
 from bnjax.geometry.layers import saturation, standardized_spread
 from bnjax.geometry.parts import gamma_gradient, propagated, weight_parts
@@ -72,16 +78,39 @@ def summarize_layer(
     Returns:
         The fields as scalars, and what `cosine_bins` returns.
     """
-    angles = angles_between(u, x, delta, gamma, eps=eps)
-    angles = _without_normalization(angles, norm)
+    angles = angles_between(product_inputs(u, x, delta), x, delta, gamma, eps=eps)
     mean_delta = jnp.where(norm, 0, angles.mean_delta)
+    angles = without_normalization(angles, norm)
+    found = summarize_angles(angles, mean_delta, W, inputs, neurons, aligned=aligned)
+    return found, cosine_bins(angles)
+
+
+def summarize_angles(
+    angles: Angles,
+    mean_delta: Array,
+    W: Array,
+    inputs: Array,
+    neurons: Array,
+    *,
+    aligned: float,
+) -> dict[str, Array]:
+    """Return the fields of `Summary` that any layer has, but for the cosines, as scalars.
+
+    Args:
+        angles: Of a normalized layer, or from `without_normalization`.
+        mean_delta: ⟨Δ⟩, (n_out,); 0 with normalization, which removes it.
+        W: As in `summarize_layer`, like the following.
+        inputs: Padding.
+        neurons: Padding.
+        aligned: The threshold.
+    """
     gradient = _gradient_norms(angles, W, mean_delta)
     passed = jnp.hypot(propagated(angles).length, jnp.sqrt(angles.count) * mean_delta)
     groups = stopping.synced(angles, below=aligned)
     norms = _layer_norms(angles, gradient, passed, inputs, neurons)
     readings = _neuron_readings(angles, gradient, groups, inputs, aligned)
     found = _reduce(norms, readings, neurons)
-    return found | {"largest_group": jnp.max(groups.size)}, cosine_bins(angles)
+    return found | {"largest_group": jnp.max(groups.size)}
 
 
 def summarize_activation(
@@ -110,8 +139,8 @@ def summarize_activation(
     }
 
 
-def _without_normalization(angles: Angles, norm: Array) -> Angles:
-    """Set ρ = 0 and γ r = 1 where the layer is not normalized: G.2 is then G.3's first term."""
+def without_normalization(angles: Angles, norm: Array) -> Angles:
+    """Set ρ = 0 and γ r = 1 where a layer is not normalized: G.2 is then G.3's first term."""
     rho, eps_share, scale = normalization_terms("geometry.summarize", angles)
     return angles._replace(
         rho=jnp.where(norm, rho, 0),
@@ -127,7 +156,7 @@ def _gradient_norms(angles: Angles, W: Array, mean_delta: Array) -> _GradientNor
     safe = jnp.where(size > 0, size, 1)
     amplitude, bracket, _ = weight_parts(angles._replace(sd_delta=angles.sd_delta / safe))
     covariance = amplitude * bracket
-    means = angles.count * angles.mean_u[:, None] * (mean_delta / safe)[None]
+    means = angles.count * per_weight(angles.mean_u) * (mean_delta / safe)[None]
     W = W.astype(means.dtype)
     W_bar = covariance + means
     of_W, of_W_bar, of_covariance, of_means = map(column_norms, (W, W_bar, covariance, means))

@@ -11,19 +11,19 @@ from typing import Any
 
 import jax
 from jax import Array, lax
-from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from bnjax import _marks
 from bnjax._marks import Mark
-from bnjax.geometry.feeds import (
+from bnjax.geometry.equations import (
     LINEAR,
-    Feed,
-    Unfollowed,
-    Value,
     called_name,
-    find_feed,
-    linear_operation,
+    evaluate,
+    holds_linear,
+    inner_programs,
 )
+from bnjax.geometry.feeds import Feed, Unfollowed, Value, find_feed, linear_operation
+from bnjax.geometry.saturations import Saturations
 
 STEP = "[step]"  # stands for the index of a step of a scan in a name
 # the equations that call a function, and where they hold it
@@ -37,7 +37,8 @@ class Site:
 
     Attributes:
         name: The parameter that its weights are, or that its γ is, or "".
-        arrays: x, and where there are any, γ, u and W; stacked along the steps of scans.
+        arrays: x, and where there are any, γ, u and W, and what `Saturations` finds; stacked along
+            the steps of scans.
         norm: Whether it is a normalization.
         features: The feature axes of x.
         eps: ε.
@@ -67,6 +68,7 @@ class Evaluation:
         shapes: The shapes of the taps.
         sites: The layers found.
         skipped: Names of normalizations that cannot be observed, and the reasons.
+        saturations: The activations behind the layers.
     """
 
     plain: bool
@@ -74,6 +76,7 @@ class Evaluation:
     shapes: list[Any] = field(default_factory=list)
     sites: list[Site] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    saturations: Saturations = field(default_factory=Saturations)
     _open: dict[int, dict[str, tuple[Mark, Value]]] = field(default_factory=dict)
 
     def run(self, jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Value]) -> list[Value]:
@@ -105,10 +108,14 @@ class Evaluation:
         self._list_hidden(eqn, "".join(names) if len(names) == 1 else "", batch and bool(names))
         outs = [
             Value(a, frozenset() if batch else names, batch, eqn, inputs)
-            for a in _evaluate(eqn, [v.array for v in inputs])
+            for a in evaluate(eqn, [v.array for v in inputs])
         ]
-        if self.plain and name in LINEAR:
-            outs = [self._plain(outs[0])]
+        self.saturations.follow(eqn, inputs, outs)
+        if name in LINEAR:
+            if batch and names:
+                self.saturations.next_layer()
+            if self.plain:
+                outs = [self._plain(outs[0])]
         return outs
 
     def _marked(self, mark: Mark, value: Value) -> Value:
@@ -145,11 +152,11 @@ class Evaluation:
 
     def _list_hidden(self, eqn: JaxprEqn, name: str, combines: bool) -> None:
         """List the layers inside an equation that is not entered."""
-        inner = list(_inner(eqn))
+        inner = list(inner_programs(eqn))
         marks = dict.fromkeys(mark.number for one in inner for mark in _marks_in(one))
         number = len(marks)
         if self.plain and combines and not marks:
-            number = int(any(_holds_linear(one) for one in inner))
+            number = int(any(holds_linear(one) for one in inner))
         reason = f"it is inside `{called_name(eqn)}`, which is not entered"
         self.skipped += [(name, reason)] * number
 
@@ -168,7 +175,10 @@ class Evaluation:
     def _tapped(self, site: Site, y: Value) -> Value:
         self.sites.append(site)
         self.shapes.append(jax.ShapeDtypeStruct(y.array.shape, y.array.dtype))
-        return y if self.taps is None else replace(y, array=y.array + next(self.taps))
+        if self.taps is not None:
+            y = replace(y, array=y.array + next(self.taps))
+        self.saturations.add_layer(site.arrays, y)
+        return y
 
     def _scan(self, eqn: JaxprEqn, inputs: tuple[Value, ...]) -> list[Value]:
         """Evaluate a scan whose body is evaluated in turn."""
@@ -187,6 +197,9 @@ class Evaluation:
                 for v, a in zip(scanned, arrays, strict=True)
             ]
             outs = inner.run(body.jaxpr, body.consts, [*inputs[:consts], *state, *parts])
+            inner.saturations.use(outs)
+            inner.saturations.next_layer()  # whoever reads the carry
+            inner.saturations.measure()
             outs = [out.array for out in outs]
             return outs[:carried], (outs[carried:], [site.arrays for site in inner.sites])
 
@@ -241,40 +254,12 @@ def _name(value: Value) -> str:
     return ", ".join(sorted(value.names))
 
 
-def _evaluate(eqn: JaxprEqn, arrays: list[Any]) -> list[Any]:
-    """Evaluate one equation as it is, with its own rules of differentiation."""
-    given = {
-        atom: a for atom, a in zip(eqn.invars, arrays, strict=True) if not isinstance(atom, Literal)
-    }
-    names = ("",) * len(given), ("",) * len(eqn.outvars)
-    described = DebugInfo("observe_function", eqn.primitive.name, *names)
-    program = Jaxpr([], [*given], eqn.outvars, [eqn], eqn.effects, described)
-    return jaxpr_as_fun(ClosedJaxpr(program, []))(*given.values())
-
-
-def _inner(eqn: JaxprEqn) -> Iterator[Jaxpr]:
-    """Yield the programs that an equation holds."""
-    for value in eqn.params.values():
-        for one in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(one, ClosedJaxpr):
-                yield one.jaxpr
-            elif isinstance(one, Jaxpr):
-                yield one
-
-
-def _holds_linear(jaxpr: Jaxpr) -> bool:
-    """Return whether a linear operation is in a program, or in what it holds."""
-    return any(
-        eqn.primitive.name in LINEAR or any(map(_holds_linear, _inner(eqn))) for eqn in jaxpr.eqns
-    )
-
-
 def _marks_in(jaxpr: Jaxpr) -> list[Mark]:
     """Return the marks of y in a program, and in all that it holds."""
     found = []
     for eqn in jaxpr.eqns:
         mark = _marks.read(eqn.params["name"]) if eqn.primitive.name == "name" else None
         found += [mark] if mark is not None and mark.role == "y" else []
-        for inner in _inner(eqn):
+        for inner in inner_programs(eqn):
             found += _marks_in(inner)
     return found

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from bnjax.geometry.convolutions import convolution_inputs
+from bnjax.geometry.convolutions import convolution_inputs, standardized_channels
 from bnjax.geometry.vectors import standardize_all
 from bnjax.identities import numeric
 from bnjax.identities.cases import Case
@@ -38,7 +38,8 @@ def _pulled_back(u: Any, W: Any, t: Any) -> Any:
     x, of_t = pull_back(u, t)
     one = jax.numpy.ones_like(t)
     x_, t_ = standardize_all([a.reshape(-1, W.shape[-1]) for a in (x, t)])
-    inputs = convolution_inputs(u, W, x_, t_, _PARAMS)
+    channels = standardized_channels(u, _PARAMS)
+    inputs = convolution_inputs(channels, u.shape, W, x_, t_, _PARAMS)
     return x, of_t, pull_back(u, one)[1], pull_back(u**2, one)[1], inputs
 
 

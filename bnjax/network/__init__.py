@@ -1,7 +1,7 @@
 """The two networks of the sources: the baseline (BL) and the batch-normalized one (BN).
 
-`definition` (configuration, parameters, statistics), `forward` (the layers), `objective` (the
-cost), `checks` (what fits).
+`definition` (configuration, parameters, statistics), `initializers` (how weights are drawn),
+`forward` (the layers), `objective` (the cost), `checks` (what fits).
 """
 
 from bnjax.network.checks import check_batch_arguments, check_params
@@ -16,10 +16,13 @@ from bnjax.network.forward import (
     split_statistics,
     update_statistics,
 )
+from bnjax.network.initializers import INITIALIZERS, Initializer
 from bnjax.network.objective import cost, local_cost, mean_cost, weight_fraction
 
 __all__ = [
+    "INITIALIZERS",
     "Dense",
+    "Initializer",
     "LayerPass",
     "Network",
     "NormDense",

@@ -9,15 +9,19 @@ Source: S0/S1 §1 and §2, S3.
 """
 
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from numbers import Real
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from bnjax import _checks, activations, costs, population
 from bnjax.activations import Activation
+from bnjax.network import initializers
+from bnjax.network.initializers import Initializer
 from bnjax.population import PopulationState
 
 
@@ -55,6 +59,9 @@ class Network:
             (P.1, P.2).
         other_decays: The decays of further running statistics, kept side by side with those that
             evaluation reads.
+        initializer: What draws the weights: a name in `jax.nn.initializers`, "glorot_uniform",
+            "he_normal", "orthogonal", …, or a function (key, shape, dtype) -> W.
+        init_scale: The factor on every initial W, above 0.
     """
 
     sizes: tuple[int, ...]
@@ -65,6 +72,8 @@ class Network:
     eps: float = 1e-5
     decay: float | None = 0.9
     other_decays: tuple[float | None, ...] = ()
+    initializer: str | Initializer = "glorot_uniform"
+    init_scale: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what could not be trained."""
@@ -89,6 +98,13 @@ class Network:
         _checks.decay_or_none("Network", "decay", self.decay)
         for decay in self.other_decays:
             _checks.decay_or_none("Network", "other_decays", decay)
+        initializers.get(self.initializer)
+        scale = self.init_scale
+        if isinstance(scale, bool) or not isinstance(scale, Real) or not 0 < scale < float("inf"):
+            raise ValueError(
+                "Network: `init_scale` must be a static, finite Python number > 0; got "
+                f"{scale!r}. Scale traced numbers into the params that `init` returns."
+            )
 
     @property
     def normalized(self) -> tuple[bool, ...]:
@@ -98,10 +114,10 @@ class Network:
 
 
 def init(net: Network, key: Array) -> tuple[Params, State]:
-    """Draw a network's parameters: W Glorot-uniform, b = β = 0, γ = 1.
+    """Draw a network's parameters: W as `net.initializer` says, b = β = 0, γ = 1.
 
-    The weights depend on the key and the sizes alone: the baseline and the normalized network
-    start from the same ones.
+    The weights depend on the key, the sizes, the initializer and the scale alone: the baseline and
+    the normalized network start from the same ones.
 
     Args:
         net: The network.
@@ -118,14 +134,9 @@ def init(net: Network, key: Array) -> tuple[Params, State]:
         (4, 8) (8,) (2,) 1
     """
     dtype = jnp.result_type(float)
-    shapes = list(zip(net.sizes[:-1], net.sizes[1:], strict=True))
-    # one draw for all layers: each shape drawn by itself is one more program to compile
-    ends = list(accumulate(n_in * n_out for n_in, n_out in shapes))
-    drawn = jax.random.uniform(key, ends[-1:], dtype, -1, 1)
     params, widths = [], []
-    for (n_in, n_out), end, norm in zip(shapes, ends, net.normalized, strict=True):
-        limit = (6 / (n_in + n_out)) ** 0.5  # Glorot & Bengio 2010, eq. 16
-        W = limit * drawn[end - n_in * n_out : end].reshape(n_in, n_out)
+    for W, norm in zip(_draw_weights(net, key, dtype), net.normalized, strict=True):
+        n_out = W.shape[1]
         zeros = jnp.zeros(n_out, dtype)
         if norm:
             params.append(NormDense(W, jnp.ones(n_out, dtype), zeros))
@@ -135,3 +146,20 @@ def init(net: Network, key: Array) -> tuple[Params, State]:
     decays = net.decay, *net.other_decays
     state = tuple(population.init(n, dtype) for _ in decays for n in widths)
     return tuple(params), state
+
+
+def _draw_weights(net: Network, key: Array, dtype: DTypeLike) -> list[Array]:
+    """Draw every W, scaled by `net.init_scale`."""
+    shapes = list(pairwise(net.sizes))
+    if net.initializer != "glorot_uniform":
+        draw, keys = initializers.get(net.initializer), jax.random.split(key, len(shapes))
+        drawn = [draw(k, shape, dtype) for k, shape in zip(keys, shapes, strict=True)]
+    else:
+        # one draw for all layers: each shape drawn by itself is one more program to compile
+        ends = list(accumulate(n_in * n_out for n_in, n_out in shapes))
+        uniform = jax.random.uniform(key, ends[-1:], dtype, -1, 1)
+        drawn = []
+        for (n_in, n_out), end in zip(shapes, ends, strict=True):
+            limit = (6 / (n_in + n_out)) ** 0.5  # Glorot & Bengio 2010, eq. 16
+            drawn.append(limit * uniform[end - n_in * n_out : end].reshape(n_in, n_out))
+    return drawn if net.init_scale == 1 else [float(net.init_scale) * W for W in drawn]

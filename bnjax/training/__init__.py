@@ -2,9 +2,9 @@
 
 The modules: `steps` (one update), `accumulation` (one update from several micro-batches), `epochs`
 (one pass over the data, one compiled program), `runs` (many epochs, k of them per call), `streams`
-(data that do not fit on the device), `sweeps` (many networks at once), `devices` (data spread over
-a mesh), `host` (data of other libraries), `inference` (statistics for inference, measured after
-training).
+(data that do not fit on the device), `sweeps` (many networks at once), `grids` (how many side by
+side), `devices` (data spread over a mesh), `host` (data of other libraries), `inference`
+(statistics for inference, measured after training).
 """
 
 from bnjax.training.accumulation import make_accumulating_step

@@ -80,7 +80,11 @@ def init(net: Network, optimizer: optax.GradientTransformation, key: Array) -> T
         >>> print(start.step, len(start.params))
         0 2
     """
-    params, state = network.init(net, key)
+    return begin(optimizer, *network.init(net, key))
+
+
+def begin(optimizer: optax.GradientTransformation, params: Params, state: State) -> TrainState:
+    """Return the train state before the first step, from these parameters and statistics."""
     return TrainState(params, state, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 

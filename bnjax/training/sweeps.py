@@ -17,17 +17,18 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from bnjax import _xla
-from bnjax.network import Network
+from bnjax.network import Network, Params, State
 from bnjax.training import steps
 from bnjax.training.epochs import pure_epoch
+from bnjax.training.grids import Grid, even_part, networks_that_fit, side_by_side
 from bnjax.training.host import as_numbers
 from bnjax.training.runs import Evaluation, as_pytree, check_run, pure_run
 from bnjax.training.steps import StepConfig, TrainState
 
-_USABLE_MEMORY = 0.8  # of what is free: the rest for fragmentation and other programs
-
 TrainingData = tuple[Array, Array, Partial]  # x, targets, evaluate
 ReportEpochs = Callable[[int, int], None]
+# (one row of hyperparameters, key) -> params, state
+Initialization = Callable[[Any, Array], tuple[Params, State]]
 
 
 class Sweep(NamedTuple):
@@ -60,6 +61,7 @@ def sweep(
     epochs: int,
     batch_size: int,
     gradient: str = "rule",
+    initialize: Initialization | None = None,
     evaluate: Evaluation | None = None,
     at_once: int | None = None,
     epochs_per_call: int = 1,
@@ -82,6 +84,8 @@ def sweep(
         epochs: The number of epochs.
         batch_size: As in `fit`.
         gradient: As in `make_step`.
+        initialize: None for `bnjax.init(net, key)`, or a function of one row of `hyperparameters`
+            and a key that returns params and state, traced: to scale the weights, for instance.
         evaluate: As in `fit`.
         at_once: The number of networks trained side by side, by one `vmap`, which limits the
             memory. None: 1 on a CPU, where batching products of small matrices gains nothing;
@@ -115,10 +119,12 @@ def sweep(
         epochs=epochs,
         epochs_per_call=epochs_per_call,
     )
-    grid = _Grid(hyperparameters, keys)
+    grid = Grid(hyperparameters, keys)
     grid.check(at_once)
     config = StepConfig("training.sweep", net, gradient)
-    functions = partial(_jit_networks, config, make_optimizer, samples, batch_size, epochs_per_call)
+    functions = partial(
+        _jit_networks, config, initialize, make_optimizer, samples, batch_size, epochs_per_call
+    )
     arrays = cast("tuple[Array, Array]", jax.device_put((x, targets)))
     data = *arrays, as_pytree(evaluate)
     programs = _choose_size(partial(_compile_programs, functions, grid, data), grid, at_once)
@@ -132,38 +138,6 @@ def sweep(
     return Sweep(costs, evaluations, _first_divergence(costs), train_state, programs.size)
 
 
-class _Grid(NamedTuple):
-    """H hyperparameters by S seeds: the networks, numbered row by row."""
-
-    hyperparameters: Any
-    keys: Array
-
-    @property
-    def rows(self) -> int:
-        return len(jax.tree.leaves(self.hyperparameters)[0])
-
-    @property
-    def seeds(self) -> int:
-        return len(self.keys)
-
-    @property
-    def networks(self) -> int:
-        return self.rows * self.seeds
-
-    def check(self, at_once: int | None) -> None:
-        """Raise for an empty grid, and for less than one network at once."""
-        if not self.networks or (at_once is not None and at_once < 1):
-            raise ValueError(
-                "training.sweep: `hyperparameters`, `keys` and `at_once` must be at least one "
-                f"each; got {self.rows}, {self.seeds} and {at_once}."
-            )
-
-    def members(self, numbers: np.ndarray) -> tuple[Any, Array]:
-        """Return the hyperparameters and the keys of the networks with these numbers."""
-        row, seed = np.divmod(numbers, self.seeds)
-        return jax.tree.map(lambda a: np.asarray(a)[row], self.hyperparameters), self.keys[seed]
-
-
 class _Programs(NamedTuple):
     """Compiled programs for `size` networks side by side: their initialization, their training."""
 
@@ -175,6 +149,7 @@ class _Programs(NamedTuple):
 @lru_cache(maxsize=16)
 def _jit_networks(
     config: StepConfig,
+    initialize: Initialization | None,
     make_optimizer: Callable[[Any], optax.GradientTransformation],
     samples: int,
     batch_size: int,
@@ -187,7 +162,10 @@ def _jit_networks(
     """
 
     def begin(hyperparameter: Any, key: Array) -> TrainState:
-        return steps.init(config.net, make_optimizer(hyperparameter), key)
+        optimizer = make_optimizer(hyperparameter)
+        if initialize is None:
+            return steps.init(config.net, optimizer, key)
+        return steps.begin(optimizer, *initialize(hyperparameter, key))
 
     def train(train_state, hyperparameter, key, x, targets, done, count, evaluate):
         epoch = pure_epoch(config, make_optimizer(hyperparameter), None)
@@ -195,15 +173,15 @@ def _jit_networks(
         order_key = jax.random.fold_in(key, 1)
         return run(train_state, x, targets, order_key, done, count, evaluate)
 
-    return jax.jit(_side_by_side(begin, size, 2)), jax.jit(
-        _side_by_side(train, size, 3),
+    return jax.jit(side_by_side(begin, size, 2)), jax.jit(
+        side_by_side(train, size, 3),
         donate_argnums=0,
         compiler_options=_xla.options_for_loops(),
     )
 
 
 def _compile_programs(
-    functions: Callable[[int], tuple[Callable, Any]], grid: _Grid, data: TrainingData, size: int
+    functions: Callable[[int], tuple[Callable, Any]], grid: Grid, data: TrainingData, size: int
 ) -> _Programs:
     """Compile the functions for `size` networks side by side, unless JAX is not to compile."""
     x, targets, evaluate = data
@@ -217,21 +195,21 @@ def _compile_programs(
 
 
 def _choose_size(
-    compile_for: Callable[[int], _Programs], grid: _Grid, at_once: int | None
+    compile_for: Callable[[int], _Programs], grid: Grid, at_once: int | None
 ) -> _Programs:
     """Compile the programs for `at_once` networks, or for as many as the memory holds."""
     size = at_once or (1 if jax.default_backend() == "cpu" else grid.networks)
-    programs = compile_for(_even_part(grid.networks, size))
+    programs = compile_for(even_part(grid.networks, size))
     if at_once is None and isinstance(programs.train, jax.stages.Compiled):
-        fitting = _networks_that_fit(programs.train, programs.size)
+        fitting = networks_that_fit(programs.train, programs.size)
         if fitting < programs.size:
-            programs = compile_for(_even_part(grid.networks, fitting))
+            programs = compile_for(even_part(grid.networks, fitting))
     return programs
 
 
 def _train_part(
     programs: _Programs,
-    grid: _Grid,
+    grid: Grid,
     first: int,
     data: TrainingData,
     epochs: int,
@@ -262,38 +240,3 @@ def _first_divergence(costs: np.ndarray) -> np.ndarray:
     """Return the first epoch with a cost that is not finite, counted from 1, or 0; (H, S)."""
     diverged = np.any(~np.isfinite(costs), axis=3)
     return np.where(np.any(diverged, axis=2), np.argmax(diverged, axis=2) + 1, 0)
-
-
-def _side_by_side(f: Callable, size: int, mapped: int) -> Callable:
-    """Map f over the first axis of its first `mapped` arguments: by vmap if size > 1."""
-    if size > 1:
-
-        def many(*args: Any) -> Any:
-            return jax.vmap(f, in_axes=(0,) * mapped + (None,) * (len(args) - mapped))(*args)
-
-        return many
-
-    def alone(*args: Any) -> Any:
-        first = jax.tree.map(lambda a: a[0], args[:mapped])
-        return jax.tree.map(lambda a: a[None], f(*first, *args[mapped:]))
-
-    return alone
-
-
-def _even_part(networks: int, at_once: int) -> int:
-    """Return the size of equal parts, as few of them as parts of `at_once` networks allow."""
-    parts = -(-networks // at_once)
-    return -(-networks // parts)
-
-
-def _networks_that_fit(program: jax.stages.Compiled, size: int) -> int:
-    """Return how many networks fit into the free memory, given a program for `size` of them.
-
-    The result is at most `size`, and equal to it where the device does not report its memory.
-    """
-    memory, needs = jax.devices()[0].memory_stats(), program.memory_analysis()
-    if memory is None or needs is None or "bytes_limit" not in memory:
-        return size
-    free = _USABLE_MEMORY * (memory["bytes_limit"] - memory["bytes_in_use"])
-    needed = needs.temp_size_in_bytes + needs.argument_size_in_bytes
-    return max(1, min(size, int(size * free / needed)))

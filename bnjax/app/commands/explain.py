@@ -1,4 +1,4 @@
-"""`bnjax explain`: what a run shows of how its networks learnt."""
+"""`bnjax explain`: what a run, or a recording, shows of how its networks learnt."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from bnjax.app.io import files
 from bnjax.app.io.terminal import console as make_console
 from bnjax.app.io.terminal import say
 from bnjax.app.options import Explain
-from bnjax.app.report import findings, page, panels, sphere
 from bnjax.app.report import weight as weights
-from bnjax.app.report.evidence import Evidence, gather
-from bnjax.app.report.finding import Finding
+from bnjax.app.report.evidence import Evidence, gather, recordings_in
 from bnjax.app.report.weight import Weight
+from bnjax.report import Report, Subject
+from bnjax.report.page import describe, per_layer
 
 
 def explain(options: Explain) -> int:
-    """Explain a run as the options say: a page, JSON or text.
+    """Explain a run or a recording as the options say: a page, JSON or text.
 
     Returns:
         The exit code, 0.
@@ -29,48 +29,71 @@ def explain(options: Explain) -> int:
         UserError: There is nothing to show, no such weight, or the page cannot be written.
     """
     options.check()
-    evidence = gather(options.run)
-    found = findings.find(evidence)
-    short = findings.outstanding(found)
-    asked = options.layer is not None
-    weight = None
-    if evidence.angles or asked or options.network is not None:
-        weight = weights.examine(
-            evidence,
-            layer=options.layer,
-            neuron=options.neuron,
-            input=options.input,
-            name=options.network,
-        )
+    path, weight = Path(options.run), None
+    if recorded := recordings_in(path):
+        if options.layer is not None or options.network is not None:
+            raise UserError(
+                f"--layer: a recording holds no single weights, and {path} is one; leave it out"
+            )
+        report = _of_recordings(path, recorded)
+    else:
+        evidence = gather(path)
+        weight = _choose(evidence, options)
+        report = _of_run(evidence, weight, checked=not (options.json or options.text))
     if options.json:
-        print(files.to_json(_gathered(evidence, found, short, weight)).decode())
+        print(files.to_json(_gathered(path, report, weight)).decode())
         return 0
-    for sentence in evidence.missing:
+    for sentence in report.missing:
         say(sentence)
     console = make_console()
     if options.text:
-        _print(console, evidence, found, weight)
+        _print(console, report)
         return 0
-    out = _write(evidence, found, short, weight)
-    for finding in short:
-        console.print(f"{finding.text} [{', '.join(finding.tags)}]\n")
-    if asked and weight is not None:
+    out = _write(path, report)
+    for finding in report.short:
+        console.print(f"{finding.says}\n")
+    if options.layer is not None and weight is not None:
         console.print(f"{weight.name}: {weight.text} [{', '.join(weight.tags)}]\n")
     console.print(f"see {out}", soft_wrap=True)
     return 0
 
 
-def _write(
-    evidence: Evidence, found: Sequence[Finding], short: Sequence[Finding], weight: Weight | None
-) -> Path:
-    out = evidence.path / "report" / "index.html"
+def _choose(evidence: Evidence, options: Explain) -> Weight | None:
+    """Look at the weight that is asked for, or at one by default."""
+    if not evidence.angles:
+        if options.layer is None and options.network is None:
+            return None
+        raise UserError(
+            f"--layer: nothing is known of single weights of {evidence.path}. "
+            + " ".join(evidence.missing)
+        )
+    chosen = {"layer": options.layer, "neuron": options.neuron, "input": options.input}
+    return weights.examine(evidence.angles, **chosen, name=options.network)
+
+
+def _of_run(evidence: Evidence, weight: Weight | None, *, checked: bool) -> Report:
+    return Report(
+        evidence.subjects,
+        f"How the run {evidence.path.resolve().name} learnt",
+        evidence.about,
+        tuple(evidence.missing),
+        () if weight is None else (weights.as_finding(weight, evidence, checked=checked),),
+    )
+
+
+def _of_recordings(path: Path, subjects: Sequence[Subject]) -> Report:
+    name = path.resolve().stem if path.is_file() else path.resolve().name
+    return Report(tuple(subjects), f"How {name} learnt", describe(subjects))
+
+
+def _write(path: Path, report: Report) -> Path:
+    """Write the page: into a folder's report/, or beside a file."""
+    single = path.is_file()
+    out = path.with_name(f"{path.name}.html") if single else path / "report" / "index.html"
     try:
-        files.subfolder(out.parent)  # before drawing, which takes a while
-        triangle = autodiff = None
-        if weight is not None:
-            triangle, autodiff = sphere.draw(weight), weights.by_autodiff(evidence, weight)
-        drawn = panels.draw(evidence)
-        text = page.write(evidence, found, short, drawn, weight, triangle, autodiff)
+        if not single:
+            files.subfolder(out.parent)  # before drawing, which takes a while
+        text = report.html()
         files.write(out, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
     except OSError as error:
         raise UserError(
@@ -80,28 +103,30 @@ def _write(
     return out
 
 
-def _print(
-    console: Console, evidence: Evidence, found: Sequence[Finding], weight: Weight | None
-) -> None:
-    console.print(page.describe(evidence) + "\n")
-    for finding in found:
-        console.print(f"{finding.title} [{', '.join(finding.tags)}]", style="bold")
-        console.print(finding.text + "\n")
-    if weight is not None:
-        console.print(f"One weight: {weight.name} [{', '.join(weight.tags)}]", style="bold")
-        console.print(weight.text)
+def _print(console: Console, report: Report) -> None:
+    console.print(f"{report.about}\n")
+    for finding in (*report.findings, *report.more):
+        tags = f" [{', '.join(finding.tags)}]" if finding.tags else ""
+        console.print(f"{finding.title}{tags}", style="bold")
+        console.print(finding.text)
+        for words in finding.advice:
+            console.print(f"What to do: {words}")
+        console.print()
 
 
-def _gathered(
-    evidence: Evidence, found: Sequence[Finding], short: Sequence[Finding], weight: Weight | None
-) -> dict[str, Any]:
+def _gathered(path: Path, report: Report, weight: Weight | None) -> dict[str, Any]:
+    seen = [one for one in report.subjects if len(one.recording.steps)]
+    kept = ("name", "title", "says", "text", "advice", "tags", "figures", "strength")
     return {
-        "run": str(evidence.path),
-        "missing": evidence.missing,
-        "samples": evidence.samples,
-        "looks": {name: rows["epoch"].tolist() for name, rows in evidence.history.items()},
-        "outstanding": [finding.name for finding in short],
-        "findings": [dataclasses.asdict(finding) for finding in found],
-        "layers": {name: page.per_layer(rows) for name, rows in evidence.history.items()},
-        "weight": None if weight is None else dataclasses.asdict(weight),
+        "run": str(path),
+        "missing": report.missing,
+        "samples": max((max(one.recording.samples, default=0) for one in seen), default=0),
+        "looks": {one.name: one.recording.steps.tolist() for one in seen},
+        "outstanding": [finding.name for finding in report.short],
+        "findings": [{key: getattr(one, key) for key in kept} for one in report.findings],
+        "layers": {one.name: per_layer(one) for one in seen},
+        "weight": None
+        if weight is None
+        else dataclasses.asdict(weight)
+        | {key: getattr(weight, key) for key in ("corner", "text", "tags")},
     }

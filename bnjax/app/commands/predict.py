@@ -11,7 +11,7 @@ import numpy as np
 
 from bnjax import costs, network
 from bnjax.app.data import encode_known, filled, read_samples
-from bnjax.app.errors import UserError, nearest
+from bnjax.app.errors import UserError, nearest, refusals
 from bnjax.app.io import files
 from bnjax.app.io.terminal import say
 from bnjax.app.measures import evaluation
@@ -96,9 +96,5 @@ def _write(out: Path, run: SavedRun, cost: str, logits: Any, y: np.ndarray | Non
     for number, row in enumerate(outputs.tolist()):
         rows.writerow([number, *labels[number], *predicted[number], *row])
     written = text.getvalue().encode("utf-8", "surrogateescape")
-    try:
+    with refusals(f"--out: {out} cannot be written", "name another file"):
         files.write(out, lambda file: file.write(written))
-    except OSError as error:
-        raise UserError(
-            f"--out: {out} cannot be written: {error.strerror}; name another file"
-        ) from error

@@ -16,9 +16,8 @@ from bnjax.app.io.terminal import TrainingProgress, say
 from bnjax.app.measures import divergence, gradients
 from bnjax.app.measures.looks import Recorder, choose_batch
 from bnjax.app.options import Train
-from bnjax.app.run import config, epochs, networks, processes, results, session
+from bnjax.app.run import config, epochs, metrics, networks, processes, results, session
 from bnjax.app.run.folder import RunFolder
-from bnjax.app.run.metrics import Line
 from bnjax.app.run.session import Run, Session
 
 
@@ -131,7 +130,7 @@ def _train(run: Session, asked_to_stop: list[int]) -> bool:
                 one.metrics.append(line)
                 if run.folder is not None:
                     run.folder.write_metrics(line)
-                progress.advance(name, epoch, *_figures(run, line))
+                progress.advance(name, epoch, *_figures(run, one))
                 if one.divergence is None:
                     one.divergence = epochs.find_divergence(run, one, before, costs, epoch)
                     if one.divergence is not None:
@@ -178,15 +177,15 @@ def _recorder(run: Session) -> Recorder | None:
     )
 
 
-def _figures(run: Session, line: Line) -> tuple[str, float]:
-    """Return what the progress says of an epoch, and the seconds that are left."""
-    accuracy, seconds = line["test_accuracy"], line["seconds"] / line["epoch"]
-    result = f"test cost {_short(line['test_cost'])}"
-    if accuracy is not None:
-        result = f"test accuracy {accuracy:.1%}"
-    speed = len(run.data.x_train) / seconds
-    left = (run.options.epochs - line["epoch"]) * seconds
-    return f"cost {_short(line['cost'])}  {result}  {speed:,.0f} samples/s", left
+def _figures(run: Session, one: Run) -> tuple[str, float]:
+    """Return what the progress says of the last epoch, and the seconds that are left."""
+    line, seconds = one.metrics[-1], metrics.epoch_seconds(one.metrics)
+    text = f"cost {_short(line['cost'])}  test cost {_short(line['test_cost'])}"
+    if (accuracy := line["test_accuracy"]) is not None:
+        text = f"cost {_short(line['cost'])}  test accuracy {accuracy:.1%}"
+    if seconds is not None:
+        text += f"  {len(run.data.x_train) / seconds:,.0f} samples/s"
+    return text, (run.options.epochs - line["epoch"]) * (seconds or line["seconds"])
 
 
 def _short(cost: float) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from bnjax.app.data import idx, npz, table
 from bnjax.app.data.raw import MAX_SIZE, Column, Raw
-from bnjax.app.errors import UserError, nearest
+from bnjax.app.errors import UserError, nearest, refusals
 
 EMBEDDED = ("digits", "breast_cancer")
 MISSING = ("fill", "refuse")
@@ -111,11 +111,8 @@ def readable(source: str, max_size: float) -> Iterator[None]:
             f"--max-size: expected a number above 0 and below {_LARGEST:g}, got {max_size}"
         )
     try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{source}: cannot be read: {error.strerror or error}; check its path and permissions"
-        ) from error
+        with refusals(f"{source}: cannot be read", "check its path and permissions"):
+            yield
     except MemoryError as error:
         raise UserError(
             f"{source}: there is not enough memory for it; bring less data, or use a machine with "

@@ -9,12 +9,12 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self, TypedDict
 
 import bnjax
-from bnjax.app.errors import UserError
+from bnjax.app.errors import UserError, refusals
 from bnjax.app.io import files
 
 try:
@@ -24,9 +24,11 @@ except ModuleNotFoundError:  # Windows: two runs into one folder are not told ap
 
 _MARKER = ".bnjax"
 
+Kind = Literal["run", "sweep", "claims"]
+
 
 class _Marker(TypedDict):
-    folder: Literal["run", "sweep"]
+    folder: Kind
     bnjax: str
 
 
@@ -38,7 +40,7 @@ class Folder:
         names: The files that a command may write there, and nothing else it ever deletes.
     """
 
-    kind: Literal["run", "sweep"]
+    kind: Kind
     names: tuple[str, ...]
 
     def __init__(self, path: Path, option: str) -> None:
@@ -108,14 +110,10 @@ class Folder:
     @contextmanager
     def writing(self, name: str) -> Iterator[None]:
         """Turn what the operating system refuses into one line for the user."""
-        try:
+        way_out = f"every file in the folder is as it was before; {self.way_out}"
+        with refusals(f"{self.path}: {name} cannot be written", way_out):
             self._still_there()
             yield
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: {name} cannot be written: {error.strerror or error}; every file "
-                f"in the folder is as it was before; {self.way_out}"
-            ) from error
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete files of ours, and temporary files that a kill has left of them.
@@ -191,16 +189,10 @@ class Folder:
             raise OSError(errno.ENOENT, "another folder has its name now; it was moved or removed")
 
 
-@contextmanager
-def naming(option: str, path: str | Path) -> Iterator[None]:
+def naming(option: str, path: str | Path) -> AbstractContextManager[None]:
     """Name option, place and way out where the operating system refuses a folder."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{option}: {path} cannot be used: {error.strerror or error}; name another folder, or "
-            "see to its permissions"
-        ) from None
+    way_out = "name another folder, or see to its permissions"
+    return refusals(f"{option}: {path} cannot be used", way_out)
 
 
 def _is_folder(path: Path) -> bool:

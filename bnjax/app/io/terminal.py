@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from bnjax.app.errors import printable
+
 _LINES = 10  # plain lines per network over a whole run
 
 
@@ -29,7 +31,7 @@ class _PlainConsole(Console):
                 room = self.options.update(max_width=10_000)
                 if self.measure(each, options=room).minimum > self.width:
                     each, options = _rows(each), options | {"soft_wrap": True}
-            shown.append(_printable(each) if isinstance(each, str) else each)
+            shown.append(printable(each, keep="\n") if isinstance(each, str) else each)
         super().print(*shown, **options)
 
 
@@ -40,10 +42,6 @@ def _rows(table: Table) -> str:
         pairs = zip(titles, cells, strict=True)
         blocks.append("\n  ".join(f"{title}: {cell}" for title, cell in pairs if cell != ""))
     return "\n".join([str(table.title)] * bool(table.title) + blocks)
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def console(*, stderr: bool = False, **options: Any) -> Console:
@@ -75,12 +73,13 @@ class TrainingProgress:
         self._epochs, self._unit = epochs, unit
         self._every = max(1, epochs // _LINES)
         self._shown = dict.fromkeys(networks, 0)
+        self._width = max(map(len, (*networks, "baseline")))
         self._console = console(stderr=True, quiet=silent)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._bars = Progress(
-                TextColumn("{task.description:>8}"),
+                TextColumn(f"{{task.description:>{self._width}}}"),
                 BarColumn(bar_width=20),
                 TextColumn("{task.fields[figures]}"),
                 TimeRemainingColumn(),
@@ -116,4 +115,4 @@ class TrainingProgress:
             self._bars.update(self._tasks[name], completed=epoch, figures=figures)
         elif epoch // self._every > self._shown[name] // self._every or epoch in (1, self._epochs):
             self._shown[name] = epoch
-            self.say(f"{name:>8}  {figures}  {seconds_left:.0f} s left")
+            self.say(f"{name:>{self._width}}  {figures}  {seconds_left:.0f} s left")

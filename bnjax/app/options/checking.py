@@ -1,4 +1,4 @@
-"""What to check: `bnjax verify` and `bnjax audit`."""
+"""What to check: `bnjax verify`, `bnjax audit` and `bnjax claims`."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -126,3 +126,66 @@ class Audit:
         if self.rtol is not None:
             check_number("--rtol", self.rtol, above=0)
         check_number("--seed", self.seed, least=0, below=2**32)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Measure the claims about batch normalization on data, each by a small experiment.
+
+    Each has a criterion that was fixed before it runs; the verdict is "seen" or "not seen here", or
+    "depends" where disjoint sets of seeds disagree.
+
+    Example: bnjax claims --quick
+
+    Example: bnjax claims --only initial_values depth --out runs/claims
+    """
+
+    only: tuple[str, ...] = ()
+    """Names of the claims to measure; all by default."""
+    quick: Flag = False
+    """Smaller grids and shorter trainings: minutes instead of a quarter of an hour."""
+    data: Annotated[str, tyro.conf.arg(metavar="digits|breast_cancer|FILE.npz|FILE.csv|DIR")] = (
+        "digits"
+    )
+    """What to train on, as for bnjax train; its labels must be classes."""
+    label: Annotated[str | None, unset("COLUMN")] = None
+    """The table's label column; the last one by default."""
+    target: float = 0.95
+    """Test accuracy that counts as learnt."""
+    seeds: Annotated[int | None, unset("N")] = None
+    """Networks for each point of a grid; 9 by default, quick 3. Three sets of them are judged."""
+    first_seed: int = 0
+    """Of the first network; each further one has the next."""
+    out: Annotated[str | None, unset("FOLDER")] = None
+    """Folder for what was measured; runs/<time> by default."""
+    overwrite: Flag = False
+    """Delete the earlier claims in the folder, with all that bnjax wrote there and nothing else."""
+    resume: Annotated[str | None, unset("FOLDER")] = None
+    """Go on with the claims in a folder, as they were begun: what is finished there is kept."""
+    json: Flag = False
+    """Print the results as one JSON object."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, for the next run to start sooner."""
+
+    def check(self) -> None:
+        """Refuse what no data could make right.
+
+        Raises:
+            UserError: A claim is unknown, or a number is out of its range.
+        """
+        from bnjax.claims import CLAIMS
+
+        valid = [claim.name for claim in CLAIMS]
+        for name in self.only:
+            if name not in valid:
+                raise UserError(f"--only: unknown claim {name!r}: {nearest(name, valid)}")
+        check_number("--target", self.target, above=0, below=1)
+        if self.seeds is not None:
+            check_number("--seeds", self.seeds, least=1)
+        check_number("--first-seed", self.first_seed, least=0, below=2**31 - self.count())
+        if self.out == "":
+            raise UserError("--out: expected the name of a folder, got nothing; name one")
+
+    def count(self) -> int:
+        """Return the number of seeds that is meant."""
+        return self.seeds or (3 if self.quick else 9)

@@ -1,4 +1,4 @@
-"""What networks are trained on, and how: `bnjax train` and `bnjax sweep`."""
+"""What networks are trained on, and how: `bnjax train`, and what `bnjax sweep` shares with it."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -10,6 +10,7 @@ from bnjax.app.data import MAX_SIZE, MISSING, SCALES
 from bnjax.app.errors import UserError
 from bnjax.app.options.values import Flag, check_name, check_number, choice, unset
 from bnjax.costs import COSTS
+from bnjax.network import INITIALIZERS
 from bnjax.training import GRADIENTS
 
 KINDS = ("ema", "cumulative", "precise")
@@ -47,6 +48,10 @@ class Task:
     """Activation function of the hidden layers."""
     cost: Annotated[str, choice(tuple(COSTS))] = "sigmoid_cross_entropy"
     """Cost; it brings the link of the last layer."""
+    initializer: Annotated[str, choice(tuple(INITIALIZERS))] = "glorot_uniform"
+    """How the initial weights of both networks are drawn."""
+    init_scale: float = 1.0
+    """Factor on the initial weights."""
     norm_output: bool = False
     """Normalize the last layer too."""
     eps: float = 1e-5
@@ -93,6 +98,7 @@ class Task:
             ("missing", MISSING),
             ("activation", ACTIVATIONS),
             ("cost", COSTS),
+            ("initializer", INITIALIZERS),
             ("optimizer", OPTIMIZERS),
             ("gradient", GRADIENTS),
         ):
@@ -101,6 +107,7 @@ class Task:
         check_number("--test-fraction", self.test_fraction, above=0, below=1)
         for size in self.hidden:
             check_number("--hidden", size, least=1)
+        check_number("--init-scale", self.init_scale, above=0)
         check_number("--eps", self.eps, least=0)
         check_number("--decay", self.decay, least=0, below=1)
         if self.batch_size != "full":
@@ -217,41 +224,3 @@ class Train(Task):
         if (self.data, self.optimizer) == ("digits", "sgd"):
             return 1.5
         return {"sgd": 0.5, "momentum": 0.05, "adam": 0.001}[self.optimizer]
-
-
-@dataclass(frozen=True)
-class Sweep(Task):
-    """Train both networks for each learning rate and seed, and draw what becomes of them.
-
-    Example: bnjax sweep --learning-rates 0.1 0.5 2 8 --seeds 5
-    """
-
-    learning_rates: tuple[float, ...] = (0.1, 0.5, 2, 8)
-    """Learning rates, each for both networks."""
-    seeds: int = 5
-    """Networks for each learning rate: seed 0, 1, … of the weights and the order of the samples."""
-    split_seed: int = 0
-    """Of the split, the same for all."""
-    at_once: Annotated[int | None, unset("N")] = None
-    """Networks trained side by side, by one vmap; it bounds the memory. By default one after the
-    other on a CPU, which is faster there, and as many as fit elsewhere."""
-
-    def check(self) -> None:
-        """Refuse what no data could make right.
-
-        Raises:
-            UserError: A name is unknown or a number out of its range.
-        """
-        super().check()
-        if not self.learning_rates:
-            raise UserError("--learning-rates: expected at least one, got none; name some")
-        for rate in self.learning_rates:
-            check_number("--learning-rates", rate, above=0)
-        if len(set(self.learning_rates)) < len(self.learning_rates):
-            raise UserError("--learning-rates: expected different ones, got one twice; drop it")
-        check_number("--seeds", self.seeds, least=1)
-        check_number("--split-seed", self.split_seed, least=0, below=2**32)
-        if self.batch_size != "full":
-            check_number("--batch-size", self.batch_size, least=2)
-        if self.at_once is not None:
-            check_number("--at-once", self.at_once, least=1)

@@ -1,5 +1,5 @@
-"""What a run shows of how its networks learnt, for a person to read.
+"""Pictures and tables of a run, and what it holds for the report of `bnjax explain`.
 
-The rooms: `evidence` (what the run folder holds), `words` (numbers as one says them), `findings`
-(what the figures say), `weight` (one weight and its triangle), `panels` (pictures), `page` (HTML).
+The rooms: `pictures` and `tables` (of `bnjax train` and `sweep`), `evidence` (what a run folder
+holds that explains it, as recordings), `weight` (one weight), `sphere` (its picture).
 """

@@ -5,13 +5,15 @@ Each is a direction; θ1 (Δ̂, x̂), θ2 (û, x̂) and θ3 (Δ̂, û) are the s
 However many samples there are, three directions span three dimensions: nothing is left out.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnjax.app.report.drawing import Panel, svg
 from bnjax.app.report.weight import Weight
-from bnjax.app.report.words import degrees
+from bnjax.report.drawing import new_figure, svg
+from bnjax.report.words import degrees
 
 _COLOURS = {"Δ̂": "#b5541c", "û": "#2f7d4f", "x̂": "#1c5cb5"}
 _MARKERS = {"Δ̂": "^", "û": "s", "x̂": "o"}
@@ -19,54 +21,71 @@ _SIDES = (("Δ̂", "x̂"), ("û", "x̂"), ("Δ̂", "û"))  # θ1, θ2, θ3
 _ROOM = 0.93  # |cos| of a side from which on its corners lie too close for a label
 
 
-def draw(weight: Weight) -> Panel:
-    """Draw the triangle of a weight, as far as its vectors have directions."""
+@dataclass(frozen=True)
+class Triangle:
+    """The picture of a weight."""
+
+    weight: Weight
+
+    @property
+    def caption(self) -> str:
+        """Return what it shows."""
+        return (
+            "The directions of Δ, u and x as points of a sphere, with the angles between them. "
+            "Dashed and hollow: behind. The angle at x̂ is the one between error and input once x̂ "
+            "is taken off both."
+        )
+
+    def draw(self) -> list[str]:
+        """Return the picture as SVG."""
+        return [svg(_draw(self.weight))]
+
+
+def _draw(weight: Weight) -> Figure:
+    """Draw the triangle, as far as the vectors have directions."""
     points = _view(place(weight))
-    figure = Figure(figsize=(5.2, 5.0), layout="constrained")
-    axes = figure.subplots()
+    sides = [
+        (k, one, other) for k, (one, other) in enumerate(_SIDES) if {one, other} <= points.keys()
+    ]
+    angles = [f"θ{k + 1} = {degrees(weight.cosines[k]):.0f}°" for k, *_ in sides]
+    named = zip(("Δ", "u", "x"), weight.defined, strict=True)
+    missing = [f"{name} has no direction" for name, known in named if not known]
+    figure, axes = new_figure("; ".join([*missing, ", ".join(angles)]), (5.2, 5.0))
     axes.set_aspect("equal")
     axes.set_axis_off()
     axes.set_xlim(-1.25, 1.25)
     axes.set_ylim(-1.2, 1.2)
     _globe(axes)
     middle = np.mean([point[:2] for point in points.values()], 0) if points else np.zeros(2)
-    angles = []
-    for k, (one, other) in enumerate(_SIDES):
-        if one in points and other in points:
-            name, cosine = f"θ{k + 1}", weight.cosines[k]
-            angles.append(f"{name} = {degrees(cosine):.0f}°")
-            _side(axes, points[one], points[other], name, middle)
+    for k, one, other in sides:
+        _side(axes, points[one], points[other], f"θ{k + 1}", middle)
     if weight.corner is not None and max(map(abs, weight.cosines[:2])) < _ROOM:
         _corner(axes, points["x̂"], points["Δ̂"], points["û"], f"{weight.corner:.0f}°")
     places = _labels(points)
     for name, point in points.items():
-        behind = point[2] < -1e-9
-        face = "white" if behind else _COLOURS[name]
+        color = _COLOURS[name]
+        face = "white" if point[2] < -1e-9 else color
         axes.plot(
             point[0],
             point[1],
             _MARKERS[name],
             markersize=10,
             markerfacecolor=face,
-            markeredgecolor=_COLOURS[name],
+            markeredgecolor=color,
             markeredgewidth=1.5,
             zorder=5,
         )
-        x, y = places[name]
-        style = {"fontsize": 15, "color": _COLOURS[name], "zorder": 6}
-        axes.text(x, y, name, ha="center", va="center", **style)
-    missing = [
-        f"{name} has no direction"
-        for name, known in zip(("Δ", "u", "x"), weight.defined, strict=True)
-        if not known
-    ]
-    axes.set_title("; ".join([*missing, ", ".join(angles)]), fontsize=12)
-    return Panel(
-        "weight",
-        svg(figure),
-        f"The triangle of {weight.name}, with its angles (G.1). Dashed and hollow: behind. The "
-        "angle at x̂ is the one between error and input once x̂ is taken off both.",
-    )
+        axes.text(
+            places[name][0],
+            places[name][1],
+            name,
+            fontsize=15,
+            color=color,
+            zorder=6,
+            ha="center",
+            va="center",
+        )
+    return figure
 
 
 def place(weight: Weight) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
-"""The summaries of a run and of a sweep: gathered, and shown to a person as tables."""
+"""The summary of a run: gathered, and shown to a person as tables."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,13 @@ from rich.table import Table
 
 from bnjax.app.io.terminal import console as make_console
 from bnjax.app.run.config import device_name
-from bnjax.app.run.metrics import TARGET_ACCURACY, steps_to_target
-from bnjax.app.run.session import Run, Session
+from bnjax.app.run.metrics import TARGET_ACCURACY, epoch_seconds, steps_to_target
+from bnjax.app.run.networks import TITLES
+from bnjax.app.run.session import Session
 from bnjax.network import NormDense
+from bnjax.report.words import times
 
+_UNKNOWN = {"samples_per_second": "needs 2 epochs"}
 STEPS_TO_TARGET = f"steps to {TARGET_ACCURACY:.0%}".replace("%", " %")
 
 
@@ -24,6 +28,7 @@ def gather(session: Session) -> dict[str, Any]:
             continue
         accuracies = [a for line in run.metrics if (a := line["test_accuracy"]) is not None]
         test_costs = [line["test_cost"] for line in run.metrics]
+        seconds = epoch_seconds(run.metrics)
         networks[name] = {
             "final_test_accuracy": accuracies[-1] if data.classes else None,
             "best_test_accuracy": max(accuracies) if data.classes else None,
@@ -32,7 +37,7 @@ def gather(session: Session) -> dict[str, Any]:
             "best_test_cost": float(np.nanmin(test_costs))
             if np.isfinite(test_costs).any()
             else None,
-            "samples_per_second": len(data.x_train) / _epoch_seconds(run),
+            "samples_per_second": None if seconds is None else len(data.x_train) / seconds,
             "steps": run.metrics[-1]["step"],
         }
     return {
@@ -54,12 +59,6 @@ def gather(session: Session) -> dict[str, Any]:
         "diverged": {name: found._asdict() for name, found in session.diverged.items()},
         "device": device_name(),
     }
-
-
-def _epoch_seconds(run: Run) -> float:
-    """Return the median time of an epoch: the first ones, and others' work, count for little."""
-    ends = [0.0, *(line["seconds"] for line in run.metrics)]
-    return float(np.median(np.diff(ends)))
 
 
 def show(summary: dict[str, Any]) -> None:
@@ -88,11 +87,13 @@ def show(summary: dict[str, Any]) -> None:
         table.add_column(title, justify="right")
     for name, figures in networks.items():
         cells = (
-            "never" if figures[key] is None else format(figures[key], shape)
+            _UNKNOWN.get(key, "never") if figures[key] is None else format(figures[key], shape)
             for key, shape in columns.values()
         )
         table.add_row(name, *cells)
     console.print(table)
+    for line in comparison(summary):
+        console.print(line)
     for name, figures in networks.items():
         for target, error in figures.get("test_error", {}).items():
             console.print(f"{name}: root mean square test error of {target}: {error:.4g}")
@@ -111,46 +112,24 @@ def show(summary: dict[str, Any]) -> None:
     console.print(f"{summary['device']}, {summary['seconds']:.1f} s, run folder {summary['out']}")
 
 
-def show_sweep(result: dict[str, Any]) -> None:
-    """Print what a sweep found for a person, on stdout: medians over the seeds."""
-    console = make_console(soft_wrap=True)
-    classify = bool(result["classes"])
-    console.print(f"data: {result['data']}; median (least–most) over the seeds")
-    table = Table("network")
-    titles = ["test accuracy", STEPS_TO_TARGET] if classify else ["test cost"]
-    for title in ("rate", *titles, "diverged"):
-        table.add_column(title, justify="right")
-    for (name, rate), rows in grouped(result["networks"]).items():
-        lost = sum(row["diverged_in_epoch"] is not None for row in rows)
-        if classify:
-            steps = [np.inf if row["steps_to_95"] is None else row["steps_to_95"] for row in rows]
-            cells = [
-                _spread([row["final_test_accuracy"] for row in rows], ".1%"),
-                _spread(steps, ",.0f").replace("inf", "never"),
-            ]
-        else:
-            costs = [row["final_test_cost"] for row in rows]
-            finite = [cost if np.isfinite(cost) else np.inf for cost in costs]
-            cells = [_spread(finite, ".4g").replace("inf", "not finite")]
-        table.add_row(name, f"{rate:g}", *cells, f"{lost} of {len(rows)}" if lost else "")
-    console.print(table)
-    console.print(f"{result['how']}")
-    console.print(f"{result['device']}, {result['seconds']:.1f} s, folder {result['out']}")
-
-
-def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, float], list[dict[str, Any]]]:
-    """Group a sweep's networks by kind and learning rate, the rates in order."""
-    keys = sorted({(row["network"], row["learning_rate"]) for row in rows})
-    return {
-        key: [row for row in rows if (row["network"], row["learning_rate"]) == key] for key in keys
-    }
-
-
-def _spread(values: list[float], shape: str) -> str:
-    # "lower": a value that was there, as "never" cannot be averaged
-    figures = (np.percentile(values, 50, method="lower"), min(values), max(values))
-    middle, low, high = (format(figure, shape) for figure in figures)
-    return middle if low == high else f"{middle} ({low}–{high})"
+def comparison(summary: Mapping[str, Any]) -> list[str]:
+    """Say which network needs more steps, and what the comparison holds for."""
+    networks, options = summary["networks"], summary["options"]
+    if len(networks) < 2:
+        return []
+    lines = []
+    steps = {name: figures["steps_to_95"] for name, figures in networks.items()}
+    slow, fast = sorted(steps, key=lambda name: steps[name] or np.inf, reverse=True)
+    if steps[slow] and steps[slow] > steps[fast]:
+        factor = times(steps[slow] / steps[fast])
+        lines.append(f"{TITLES[slow]} needs {factor} as many steps to 95 % as {TITLES[fast]}")
+    start = f"{options['initializer']}, scale {options['init_scale']:g}"
+    lines += [
+        f"both have the same initial weights ({start}) and learning rate "
+        f"({summary['learning_rate']:g}), which may suit one of them better:",
+        "bnjax sweep --vary init_scale=1,2,4 compares each at its best",
+    ]
+    return lines
 
 
 def _statistics(kinds: dict[str, dict[str, float]], used: str) -> Table:

@@ -11,9 +11,9 @@ cosines makes the bracket of G.2 sin θ1 sin θ2 cos A, with A the triangle's an
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,9 +21,11 @@ import numpy as np
 from bnjax import geometry, network
 from bnjax.app.errors import UserError, nearest
 from bnjax.app.report.evidence import Evidence
-from bnjax.app.report.words import LABELS, degrees, number, share
+from bnjax.app.run.networks import TITLES
 from bnjax.geometry import Angles
 from bnjax.network import Dense, Network, NormDense, Params
+from bnjax.report import Finding
+from bnjax.report.words import degrees, number, share
 
 _LITTLE = 0.1  # of the amplitude: a bracket below it is called small
 
@@ -39,15 +41,14 @@ class Weight:
         input: j.
         cosines: cos θ1, cos θ2, cos θ3.
         defined: Whether Δ, u and x have a direction.
-        corner: A in degrees; None where two of the three are aligned or one has no direction.
+        rho: ρ_i; None without normalization.
         amplitude: G.2's, G.3's.
         bracket: G.2's, G.3's.
         means: B ⟨Δ⟩⟨u⟩; None with normalization.
         gradient: ∂C/∂W_ji from these.
         gamma_gradient: ∂C/∂γ_i; None without normalization.
         larger_than: Share of the neuron's weights with a smaller |gradient|.
-        text: Sentences: it learns because, it stopped because.
-        tags: Of the equations.
+        reason: One of `geometry.REASONS`.
     """
 
     network: str
@@ -56,27 +57,97 @@ class Weight:
     input: int
     cosines: tuple[float, float, float]
     defined: tuple[bool, bool, bool]
-    corner: float | None
+    rho: float | None
     amplitude: float
     bracket: float
     means: float | None
     gradient: float
     gamma_gradient: float | None
     larger_than: float
-    text: str
-    tags: tuple[str, ...]
+    reason: str
 
     @property
     def name(self) -> str:
         """Return what it is called."""
         return (
             f"layer {self.layer}, neuron {self.neuron}, input {self.input} of "
-            f"{LABELS[self.network]}"
+            f"{TITLES[self.network]}"
         )
+
+    @property
+    def corner(self) -> float | None:
+        """Return A in degrees; None where two are aligned or one has no direction."""
+        cos1, cos2, cos3 = self.cosines
+        sines = math.sqrt((1 - cos1**2) * (1 - cos2**2))
+        return degrees((cos3 - cos1 * cos2) / sines) if all(self.defined) and sines > 1e-3 else None
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Return the tags of the equations that its text rests on."""
+        halted = ("G.6",) if self.reason != "learning" or self._balanced else ()
+        return (*halted, "G.3") if self.rho is None else (*halted, "G.2", "G.1")
+
+    @property
+    def text(self) -> str:
+        """Return sentences: it learns because, it stopped because."""
+        why = self._without_normalization() if self.rho is None else self._with_normalization()
+        return (
+            f"{why} Its gradient is ∂C/∂W = {number(self.gradient)}, in size above "
+            f"{share(self.larger_than)} of the neuron's weights."
+        )
+
+    def _with_normalization(self) -> str:
+        theta1, theta2, theta3 = map(degrees, self.cosines)
+        cos1, cos2, cos3 = self.cosines
+        if self.reason != "learning":
+            text = f"It stopped because {self.reason}"
+            if self.reason.startswith("the error is aligned"):
+                text += f" (θ1 = {theta1:.1f}°, ∂C/∂γ = {number(self.gamma_gradient or 0.0)})"
+            elif self.reason.startswith("the input is aligned"):
+                text += f" (θ2 = {theta2:.1f}°): whatever it could teach, normalization takes off"
+            return f"{text}."
+        taken = (self.rho or 0.0) ** 2 * cos1 * cos2
+        little = abs(self.bracket) < _LITTLE
+        text = (
+            f"It {'hardly learns' if little else 'learns'} because the bracket is "
+            f"{number(self.bracket)}: error and input are at θ3 = {theta3:.0f}°, cos θ3 = "
+            f"{number(cos3)}; "
+        )
+        if abs(taken) < 0.005:
+            text += "x̂ changes nothing about it"
+        elif taken * cos3 > 0:
+            more = ", more than there was" if abs(taken) > abs(cos3) else ""
+            text += f"of that normalization takes off {number(taken)}, which lies along x̂{more}"
+        else:
+            text += f"taking off what lies along x̂ adds {number(-taken)}"
+        text += f" (θ1 = {theta1:.0f}°, θ2 = {theta2:.0f}°)."
+        if self.corner is not None:
+            right = ", nearly a right angle" if abs(self.corner - 90) < 6 else ""
+            text += f" Beside x̂ the two are at {self.corner:.0f}°{right}."
+        return text
+
+    @property
+    def _balanced(self) -> bool:
+        """Return whether the two parts of a gradient without normalization nearly cancel."""
+        means = 0.0 if self.means is None else abs(self.means)
+        return abs(self.gradient) < _LITTLE * means
+
+    def _without_normalization(self) -> str:
+        if self.reason != "learning":
+            return f"It stopped because {self.reason}."
+        apart, means = self.amplitude * self.bracket, self.means or 0.0
+        parts = (
+            f"differences give {number(apart)} (θ3 = {degrees(self.cosines[2]):.0f}°), the "
+            f"averages {number(means)}."
+        )
+        if self._balanced:
+            return f"It hardly learns because two parts balance: {parts}"
+        which = "differences" if abs(apart) > abs(means) else "the averages"
+        return f"It learns because of {which}: {parts}"
 
 
 def examine(
-    evidence: Evidence,
+    angles: Mapping[str, tuple[Angles, ...]],
     *,
     layer: int | None = None,
     neuron: int | None = None,
@@ -86,70 +157,51 @@ def examine(
     """Look at one weight.
 
     Args:
-        evidence: The run.
+        angles: Those of the layers of each network.
         layer: Counted from zero; by default the last normalized one.
         neuron: By default the one with the largest gradient of a weight; without a layer, too, the
             one whose weight normalization takes most off.
         input: By default the one with the neuron's largest gradient, or that weight's.
-        name: Of the network; "bn" where the run has it.
+        name: Of the network; "bn" where there is one.
 
     Raises:
-        UserError: There is no such weight, or nothing is known of single ones.
+        UserError: There is no such weight.
     """
-    if not evidence.angles:
-        raise UserError(
-            f"--layer: nothing is known of single weights of {evidence.path}. "
-            + " ".join(evidence.missing)
-        )
-    name = name or ("bn" if "bn" in evidence.angles else "baseline")
-    if name not in evidence.angles:
-        raise UserError(
-            f"--network: {evidence.path} has no network {name!r}: {nearest(name, evidence.angles)}"
-        )
-    layers = evidence.angles[name]
+    name = name or ("bn" if "bn" in angles else "baseline")
+    if name not in angles:
+        raise UserError(f"--network: the run has no network {name!r}: {nearest(name, angles)}")
+    layers = angles[name]
     normalized = [at for at, each in enumerate(layers) if each.rho is not None]
-    at = (normalized[-1] if normalized else len(layers) - 1) if layer is None else layer
-    _check("--layer", at, len(layers), f"the layers of {LABELS[name]}")
-    angles = layers[at]
-    parts, gradients, reasons = _read(angles)
-    amplitude, bracket, means = (
-        None if part is None else np.asarray(part, np.float64) for part in parts
+    at = (normalized or [len(layers) - 1])[-1] if layer is None else layer
+    _check("--layer", at, len(layers), f"the layers of {TITLES[name]}")
+    own = layers[at]
+    (amplitude, bracket, means), gradients, reasons = jax.tree.map(
+        lambda array: np.asarray(array, np.float64), _read(own)
     )
-    assert amplitude is not None and bracket is not None
     W_bar = amplitude * bracket + (0 if means is None else means)
-    n_in, n_out = W_bar.shape
     striking = W_bar
     if layer is None and means is None:  # the one that x̂ takes most off
-        striking = amplitude * (np.asarray(angles.cos3, np.float64) - bracket)
+        striking = amplitude * (np.asarray(own.cos3, np.float64) - bracket)
     i = int(np.abs(striking).max(0).argmax()) if neuron is None else neuron
-    _check("--neuron", i, n_out, f"the neurons of layer {at}")
+    _check("--neuron", i, W_bar.shape[1], f"the neurons of layer {at}")
     j = int(np.abs(striking[:, i]).argmax()) if input is None else input
-    _check("--input", j, n_in, f"the inputs of layer {at}")
-    cosines = tuple(float(each) for each in (angles.cos1[i], angles.cos2[j, i], angles.cos3[j, i]))
-    defined = tuple(
-        bool(each) for each in (angles.delta_varies[i], angles.u_varies[j], angles.x_varies[i])
+    _check("--input", j, W_bar.shape[0], f"the inputs of layer {at}")
+    return Weight(
+        network=name,
+        layer=at,
+        neuron=i,
+        input=j,
+        cosines=(float(own.cos1[i]), float(own.cos2[j, i]), float(own.cos3[j, i])),
+        defined=(bool(own.delta_varies[i]), bool(own.u_varies[j]), bool(own.x_varies[i])),
+        rho=None if own.rho is None else float(own.rho[i]),
+        amplitude=float(amplitude[j, i]),
+        bracket=float(bracket[j, i]),
+        means=None if means is None else float(means[j, i]),
+        gradient=float(W_bar[j, i]),
+        gamma_gradient=float(gradients.gamma[i]) if isinstance(gradients, NormDense) else None,
+        larger_than=float(np.mean(np.abs(W_bar[:, i]) < abs(W_bar[j, i]))),
+        reason=geometry.REASONS[int(reasons[j, i])],
     )
-    known: dict[str, Any] = {
-        "network": name,
-        "layer": at,
-        "neuron": i,
-        "input": j,
-        "cosines": cosines,
-        "defined": defined,
-        "corner": _corner(cosines) if all(defined) else None,
-        "amplitude": float(amplitude[j, i]),
-        "bracket": float(bracket[j, i]),
-        "means": None if means is None else float(means[j, i]),
-        "gradient": float(W_bar[j, i]),
-        "gamma_gradient": None,
-        "larger_than": float(np.mean(np.abs(W_bar[:, i]) < abs(W_bar[j, i]))),
-    }
-    if isinstance(gradients, NormDense):
-        known["gamma_gradient"] = float(gradients.gamma[i])
-    reason = geometry.REASONS[int(reasons[j, i])]
-    say = _say_normalized if angles.rho is not None else _say_baseline
-    text, tags = say(Weight(**known, text="", tags=()), reason, angles)
-    return Weight(**known, text=text, tags=tags)
 
 
 @jax.jit
@@ -176,76 +228,38 @@ def _differentiate(net: Network, params: Params, x: jax.Array, targets: jax.Arra
     return jax.grad(cost)(params)
 
 
-def _say_normalized(weight: Weight, reason: str, angles: Angles) -> tuple[str, tuple[str, ...]]:
-    theta1, theta2, theta3 = map(degrees, weight.cosines)
-    cos1, cos2, cos3 = weight.cosines
-    i = weight.neuron
-    assert angles.rho is not None
-    taken = float(angles.rho[i]) ** 2 * cos1 * cos2
-    if reason != "learning":
-        text = f"Stopped because {reason}"
-        if reason.startswith("the error is aligned"):
-            assert weight.gamma_gradient is not None
-            text += f" (θ1 = {theta1:.1f}°, ∂C/∂γ = {number(weight.gamma_gradient)})"
-        elif reason.startswith("the input is aligned"):
-            text += f" (θ2 = {theta2:.1f}°): whatever it could teach, normalization takes off"
-        return text + f". {_size(weight)}", ("G.6", "G.2")
-    if abs(weight.bracket) < _LITTLE:
-        verb, because = "Hardly learning", "little is left in the bracket"
+def as_finding(weight: Weight, evidence: Evidence, *, checked: bool) -> Finding:
+    """Return what the report says of a weight: its gradient, step by step, and by `jax.grad`."""
+    from bnjax.app.report.sphere import Triangle
+
+    cos1, cos2, cos3 = (number(cosine) for cosine in weight.cosines)
+    steps = {"cos θ1 (Δ, x)": cos1, "cos θ2 (u, x)": cos2, "cos θ3 (Δ, u)": cos3}
+    if weight.means is None:
+        steps["bracket"] = f"cos θ3 − ρ² cos θ1 cos θ2 = {number(weight.bracket)}"
+        steps["amplitude"] = f"B γ r σ(Δ) σ(u) = {number(weight.amplitude)}"
+        together = f"{number(weight.amplitude)} · ({number(weight.bracket)})"
     else:
-        verb, because = "Learning", f"{number(abs(weight.bracket))} is left in the bracket"
-    more = "more than there was" if abs(taken) > abs(cos3) else "of it"
-    text = (
-        f"{verb} because {because}: error and input stand at θ3 = {theta3:.0f}°, cos θ3 = "
-        f"{number(cos3)}; "
+        steps["amplitude"] = f"B σ(Δ) σ(u) = {number(weight.amplitude)}"
+        steps["averages"] = f"B ⟨Δ⟩⟨u⟩ = {number(weight.means)}"
+        together = f"{number(weight.amplitude)} · ({cos3}) + ({number(weight.means)})"
+    steps["∂C/∂W"] = f"{together} = {number(weight.gradient)}"
+    if checked:  # to compile it takes a while
+        steps["by jax.grad"] = number(by_autodiff(evidence, weight))
+    if weight.gamma_gradient is not None:
+        steps["∂C/∂γ"] = number(weight.gamma_gradient)
+    return Finding(
+        "weight",
+        f"One weight: {weight.name}",
+        "The error Δ, the input u and the sum x of one weight are three vectors with a number for "
+        "each sample. The gradient is an amplitude, of their lengths, times a bracket, of the "
+        "angles between them"
+        + ("." if weight.means is None else ", plus the product of the averages of Δ and u."),
+        weight.text,
+        "This is the end of the run. Another one: bnjax explain RUN --layer L --neuron N --input J",
+        items=steps,
+        tags=weight.tags,
+        pictures=(Triangle(weight),),
     )
-    against = taken * cos3 > 0
-    if abs(taken) < 0.005:
-        text += "x̂ changes nothing about it"
-    elif against:
-        text += f"along x̂ normalization takes off {number(taken)}" + (
-            f", {more}" if abs(taken) > abs(cos3) else ""
-        )
-    else:
-        text += f"taking off what lies along x̂ adds {number(-taken)}"
-    text += f" (θ1 = {theta1:.0f}°, θ2 = {theta2:.0f}°)."
-    if weight.corner is not None:
-        text += f" Beside x̂ the two stand at {weight.corner:.0f}°"
-        text += ", nearly a right angle." if abs(weight.corner - 90) < 6 else "."
-    return f"{text} {_size(weight)}", ("G.2", "G.1")
-
-
-def _say_baseline(weight: Weight, reason: str, angles: Angles) -> tuple[str, tuple[str, ...]]:
-    del angles
-    assert weight.means is not None
-    apart = weight.amplitude * weight.bracket
-    if reason != "learning":
-        return f"Stopped because {reason}. {_size(weight)}", ("G.3",)
-    largest = max(abs(apart), abs(weight.means))
-    parts = (
-        f"what tells samples apart gives {number(apart)} (θ3 = {degrees(weight.cosines[2]):.0f}°), "
-        f"the averages {number(weight.means)}"
-    )
-    if abs(weight.gradient) < _LITTLE * largest:
-        return f"Hardly learning because two parts balance: {parts}. {_size(weight)}", (
-            "G.6",
-            "G.3",
-        )
-    which = "what tells samples apart" if abs(apart) > abs(weight.means) else "the averages"
-    return f"Learning because of {which}: {parts}. {_size(weight)}", ("G.3",)
-
-
-def _size(weight: Weight) -> str:
-    return (
-        f"∂C/∂W = {number(weight.gradient)}, in size above {share(weight.larger_than)} of the "
-        "neuron's weights."
-    )
-
-
-def _corner(cosines: tuple[float, ...]) -> float | None:
-    cos1, cos2, cos3 = cosines
-    sines = math.sqrt((1 - cos1**2) * (1 - cos2**2))
-    return degrees((cos3 - cos1 * cos2) / sines) if sines > 1e-3 else None
 
 
 def _check(option: str, value: int, count: int, what: str) -> None:

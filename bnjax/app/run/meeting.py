@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import suppress
 
-from bnjax.app.errors import UserError
+from bnjax.app.errors import UserError, refusals
 
 _COMING = 40  # seconds until all must have come
 _HELLO = "bnjax"
@@ -45,13 +45,9 @@ def meet(address: str, count: int, process: int) -> tuple[dict[int, socket.socke
 def _wait_for_others(port: int, count: int) -> dict[int, socket.socket]:
     links: dict[int, socket.socket] = {}
     latest = time.monotonic() + _COMING
-    try:
+    with refusals(f"--coordinator: cannot listen at port {port}", "name another one"):
         both = {"family": socket.AF_INET6, "dualstack_ipv6": True}
         listener = socket.create_server(("", port), **(both if socket.has_dualstack_ipv6() else {}))
-    except OSError as error:
-        raise UserError(
-            f"--coordinator: cannot listen at port {port}: {error.strerror}; name another one"
-        ) from error
     with listener:  # closed before any goes on: JAX listens there next
         while missing := {*map(str, range(1, count))} - {*map(str, links)}:
             listener.settimeout(max(latest - time.monotonic(), 1e-3))

@@ -91,6 +91,16 @@ def steps_to_target(of_network: Sequence[Line]) -> int | None:
     return next(steps, None)
 
 
+def epoch_seconds(of_network: Sequence[Line]) -> float | None:
+    """Return the median time of an epoch; None before the second: the first one warms up.
+
+    The networks of a run train an epoch each in turn, and the first network's first epoch pays for
+    the threads and memory that all others find ready.
+    """
+    ends = [line["seconds"] for line in of_network]
+    return float(np.median(np.diff(ends))) if len(ends) > 1 else None
+
+
 def covered(metrics: Sequence[Mapping[str, Any]], names: Collection[str]) -> int:
     """Return the last epoch up to which each epoch has a line for each network."""
     found = {(line["network"], line["epoch"]) for line in metrics}

@@ -12,7 +12,8 @@ from bnjax.app.options import Task
 from bnjax.app.run import processes
 from bnjax.network import Network
 
-NAMES = ("baseline", "bn")
+TITLES = {"baseline": "the baseline", "bn": "the normalized network"}
+NAMES = tuple(TITLES)
 _MOST_WEIGHTS = 2**31
 
 
@@ -36,14 +37,22 @@ def load(options: Task, *, seed: int) -> tuple[Data, int]:
     if processes.is_first():
         for note in data.notes:
             say(note)
-    samples = len(data.x_train)
+    return data, choose_batch_size(options, len(data.x_train))
+
+
+def choose_batch_size(options: Task, samples: int) -> int:
+    """Return the number of samples in a batch.
+
+    Raises:
+        UserError: There are fewer samples.
+    """
     batch_size = samples if options.batch_size == "full" else options.batch_size
     if batch_size > samples:
         raise UserError(
             f"--batch-size: expected at most {samples}, the size of the training set, got "
             f"{batch_size}; use a smaller batch, or full"
         )
-    return data, batch_size
+    return batch_size
 
 
 def make_network(
@@ -76,6 +85,8 @@ def make_network(
         eps=options.eps,
         decay=decay,
         other_decays=other_decays,
+        initializer=options.initializer,
+        init_scale=options.init_scale,
     )
 
 

@@ -2,8 +2,6 @@
 
 import math
 
-LABELS = {"baseline": "the baseline", "bn": "the normalized network"}
-
 
 def number(value: float) -> str:
     """Write a number with three digits or more: 0.0123, 1,234, 4.57·10⁻⁶."""
@@ -34,19 +32,14 @@ def share(value: float) -> str:
     return f"{percent:.1f} %" if percent >= 0.05 else "under 0.1 %"
 
 
-def when(epoch: int) -> str:
-    """Name a moment."""
-    return "before training" if epoch == 0 else f"after epoch {epoch}"
-
-
 def sentence(text: str) -> str:
     """Begin with a capital and end with a full stop."""
-    return f"{text[0].upper()}{text[1:]}."
+    return f"{capital(text)}."
 
 
-def layer(at: int, count: int) -> str:
-    """Name a layer, counted from zero as --layer does."""
-    return f"layer {at}" + (" (the last)" if at == count - 1 else "")
+def capital(text: str) -> str:
+    """Begin with a capital, but for Greek letters: ε is not Ε."""
+    return text[:1].upper() + text[1:] if text[:1].isascii() else text
 
 
 def listed(items: list[str]) -> str:

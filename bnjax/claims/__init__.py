@@ -1,0 +1,61 @@
+"""Claims about learning with batch normalization, each as a small experiment with a criterion.
+
+`claim` (what a claim is and how it is judged), `training` (compiled grids of small trainings),
+`grids` (what a grid came to); each other module is one claim.
+"""
+
+from bnjax.claims import (
+    activations,
+    batch_size,
+    depth,
+    fewer_steps,
+    initial_values,
+    learning_rates,
+    saturation,
+)
+from bnjax.claims.claim import (
+    DEPENDS,
+    NOT_SEEN,
+    SEEN,
+    Chart,
+    Claim,
+    Curve,
+    Data,
+    Figure,
+    Measured,
+    Setting,
+    Verdict,
+    agree,
+    judge_sets,
+    over_seeds,
+    spread,
+)
+
+CLAIMS: tuple[Claim, ...] = (
+    learning_rates.CLAIM,
+    initial_values.CLAIM,
+    depth.CLAIM,
+    saturation.CLAIM,
+    activations.CLAIM,
+    fewer_steps.CLAIM,
+    batch_size.CLAIM,
+)
+
+__all__ = [
+    "CLAIMS",
+    "DEPENDS",
+    "NOT_SEEN",
+    "SEEN",
+    "Chart",
+    "Claim",
+    "Curve",
+    "Data",
+    "Figure",
+    "Measured",
+    "Setting",
+    "Verdict",
+    "agree",
+    "judge_sets",
+    "over_seeds",
+    "spread",
+]
