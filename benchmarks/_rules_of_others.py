@@ -28,7 +28,6 @@ _a = jnp.array([0.5, -1.0, 2.0, 0.3])
 OPTAX = {
     name: Case("optax", *rest)
     for name, rest in {
-        "scale_gradient": (lambda x: optax.scale_gradient(x, 1.0), lambda x: x, (X,)),
         "sigmoid_focal_loss": (losses.sigmoid_focal_loss, None, (X, nn.sigmoid(Y))),
         "sparsemax_loss": (losses.sparsemax_loss, None, (X, SURE)),
         "convex_kl_divergence": (

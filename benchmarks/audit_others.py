@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -63,7 +64,8 @@ def judge(name: str, case: Case) -> dict[str, Any]:
     raised = [row for row in report.rows if row.verdict == "raises" and row.mode in SECOND_ORDER]
     wrong = [row for row in report.rows if row.failed and row not in raised]
     judged = [row for row in report.rows if row.verdict in ("agrees", "disagrees", "coarse")]
-    worst = max(wrong or judged, key=lambda row: row.scaled)
+    simplest = [row for row in wrong if row.mode == wrong[0].mode]
+    worst = max(simplest or judged, key=lambda row: row.scaled)
     return {
         "name": name,
         "rule": rule_of(case),
@@ -71,7 +73,7 @@ def judge(name: str, case: Case) -> dict[str, Any]:
         "comparisons": len(report.rows),
         "worst": worst.scaled,
         "ok": not wrong,
-        "where": f"{worst.mode}: {worst.got:.6g}, not {worst.wanted:.6g}" if wrong else "",
+        "where": f"{worst.mode} is {worst.got:.6g}, not {worst.wanted:.6g}" if wrong else "",
         "why": worst.why,
         "lacks": sorted({row.mode for row in raised}),
         "raises": sorted({row.why for row in raised}),
@@ -101,7 +103,8 @@ def show(results: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
             f"| {one['worst']:.1f} | {verdict} |"
         )
     for one in found:
-        verdict = one["where"] if not one["ok"] else "no longer found"
+        by = f" by {one['worst']:.1e} eps" if math.isfinite(one["worst"]) else ""
+        verdict = "no longer found" if one["ok"] else f"{one['where']}: off{by}"
         print(f"**{one['name']}**: {one['what']}. Audit: {verdict}.\n")
         print(f"```python\n{one['lines']}\n# {one['printed']}\n```\n")
 
