@@ -9,7 +9,6 @@ from importlib.util import find_spec
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from _rules_of_jax import A4, B4, JAX, NETWORKS, S4, SMALL, SURE, Case, P, X, Y, solution
 from jax import nn
 from optax import losses, projections

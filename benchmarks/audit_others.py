@@ -103,8 +103,8 @@ def show(results: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
             f"| {one['worst']:.1f} | {verdict} |"
         )
     for one in found:
-        by = f" by {one['worst']:.1e} eps" if math.isfinite(one["worst"]) else ""
-        verdict = "no longer found" if one["ok"] else f"{one['where']}: off{by}"
+        off = f", off by {one['worst']:.1e} eps" if math.isfinite(one["worst"]) else ""
+        verdict = "no longer found" if one["ok"] else one["where"] + off
         print(f"**{one['name']}**: {one['what']}. Audit: {verdict}.\n")
         print(f"```python\n{one['lines']}\n# {one['printed']}\n```\n")
 
