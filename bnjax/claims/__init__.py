@@ -1,7 +1,8 @@
 """Claims about learning with batch normalization, each as a small experiment with a criterion.
 
 `claim` (what a claim is and how it is judged), `training` (compiled grids of small trainings),
-`grids` (what a grid came to); each other module is one claim.
+`grids` (what a grid came to), `shifts` (what several of them measure); each other module is one
+claim.
 """
 
 from bnjax.claims import (
@@ -9,9 +10,12 @@ from bnjax.claims import (
     batch_size,
     depth,
     fewer_steps,
+    gradient_shift,
     initial_values,
+    input_shift,
     learning_rates,
     saturation,
+    stable_inputs,
 )
 from bnjax.claims.claim import (
     DEPENDS,
@@ -39,6 +43,9 @@ CLAIMS: tuple[Claim, ...] = (
     activations.CLAIM,
     fewer_steps.CLAIM,
     batch_size.CLAIM,
+    input_shift.CLAIM,
+    gradient_shift.CLAIM,
+    stable_inputs.CLAIM,
 )
 
 __all__ = [
