@@ -141,8 +141,8 @@ CLAIM = Claim(
     text="Normalization reaches the same accuracy in far fewer steps.",
     source="Ioffe & Szegedy 2015, abstract",
     varied="The learning rate, 0.5 to 15 (quick: 0.5 and 1.5), and the scale of the initial "
-    "weights, 1 to 8 times Glorot's (quick: 1 and 4), each with and without normalization: 3 hidden layers "
-    "of 100 sigmoids, SGD; 60 epochs. Plain means rate 1.5 and Glorot's weights. Both networks are "
+    "weights, 1 to 8 times Glorot's (quick: 1 and 4), each with and without normalization: 3 "
+    "hidden layers of 100 sigmoids, SGD; 60 epochs. Plain means rate 1.5 and Glorot's weights. Both networks are "
     "timed by turns, after warming up.",
     criterion="The steps until the test accuracy first reaches the target, each network at the "
     "rate and the scale that suit it best. Seen if the median with normalization is at most half "
