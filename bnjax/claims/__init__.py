@@ -1,19 +1,22 @@
 """Claims about learning with batch normalization, each as a small experiment with a criterion.
 
 `claim` (what a claim is and how it is judged), `training` (compiled grids of small trainings),
-`grids` (what a grid came to), `shifts` (what several of them measure); each other module is one
-claim.
+`grids` (what a grid came to), `shifts` and `small_sets` (what several claims run); each other module
+is one claim.
 """
 
 from bnjax.claims import (
     activations,
     batch_size,
     depth,
+    dropout,
     fewer_steps,
     gradient_shift,
     initial_values,
     input_shift,
     learning_rates,
+    regularization,
+    running_statistics,
     saturation,
     stable_inputs,
 )
@@ -46,6 +49,9 @@ CLAIMS: tuple[Claim, ...] = (
     input_shift.CLAIM,
     gradient_shift.CLAIM,
     stable_inputs.CLAIM,
+    regularization.CLAIM,
+    dropout.CLAIM,
+    running_statistics.CLAIM,
 )
 
 __all__ = [

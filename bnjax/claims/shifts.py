@@ -33,8 +33,8 @@ LABELS = {"baseline": "baseline", "bn": "normalized", "noisy": "normalized, then
 SCALES = {"baseline": 4.0, "bn": 1.0, "noisy": 1.0}  # of the initial weights: what suits each
 RATE = 0.5  # which suits all
 VARIED = (
-    "Normalization: none, with it, and with it and noise behind it, which multiplies each unit by a "
-    "log-normal factor and adds a normal shift, of standard deviation 1 and drawn anew at each "
+    "Normalization: none, with it, and with it and noise behind it, which multiplies each unit by "
+    "a log-normal factor and adds a normal shift, of standard deviation 1 and drawn anew at each "
     "step. 3 hidden layers of 100 sigmoids; SGD at rate 0.5 from weights that suit each, 4 times "
     "Glorot's for the baseline, else Glorot's; 20 epochs (quick: 14)."
 )
