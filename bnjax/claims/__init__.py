@@ -1,8 +1,8 @@
 """Claims about learning with batch normalization, each as a small experiment with a criterion.
 
 `claim` (what a claim is and how it is judged), `training` (compiled grids of small trainings),
-`grids` (what a grid came to), `shifts` and `small_sets` (what several claims run); each other module
-is one claim.
+`grids` (what a grid came to), `shifts` and `small_sets` (what several claims run); each other
+module is one claim.
 """
 
 from bnjax.claims import (

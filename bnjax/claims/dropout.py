@@ -86,7 +86,9 @@ CLAIM = Claim(
     "hidden layers' outputs with p = 0.2 and 0.5 (quick: 0.5), each with and without "
     "normalization. 3 hidden layers of 100 sigmoids; SGD at rate 0.5, 600 mini-batches of 24, "
     "from weights that suit each: 4 times Glorot's for the baseline, else Glorot's.",
-    criterion="What dropout adds to the last test accuracy with normalization, at the p that suits best, averaged over the sizes. Seen if the median is at most half a percentage point; not seen if it is 1 percentage point or more.",
+    criterion="What dropout adds to the last test accuracy with normalization, at the p that "
+    "suits best, averaged over the sizes. Seen if the median is at most half a percentage point; "
+    "not seen if it is 1 percentage point or more.",
     run=run,
     judge=judge,
     figures=figures,

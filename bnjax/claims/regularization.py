@@ -76,7 +76,9 @@ CLAIM = Claim(
     "normalization. 3 hidden layers of 100 sigmoids; SGD at rates 0.15, 0.5 and 1.5 (quick: "
     "0.5), 600 mini-batches of 24, from weights that suit each: 4 times Glorot's for the "
     "baseline, else Glorot's.",
-    criterion="The gap is training accuracy less test accuracy after the last step, at the rate that suits best, averaged over the sizes. Seen if its median is smaller with normalization by at least 1 percentage point; not seen if it is not smaller.",
+    criterion="The gap is training accuracy less test accuracy after the last step, at the rate "
+    "that suits best, averaged over the sizes. Seen if its median is smaller with normalization "
+    "by at least 1 percentage point; not seen if it is not smaller.",
     run=run,
     judge=judge,
     figures=figures,

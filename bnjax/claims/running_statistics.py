@@ -115,7 +115,9 @@ CLAIM = Claim(
     varied="The statistics for inference of one normalized network: running ones with decay 0 to "
     "0.999, the average of all batches, and precise ones, measured after each epoch over the "
     "training set. 3 hidden layers of 100 sigmoids, SGD at rate 1.5; 20 epochs (quick: 6).",
-    criterion="The test accuracy lost against precise statistics, averaged over the epochs. Seen if for some running statistics the median is at least 1 percentage point; not seen if it is at most half a point for all.",
+    criterion="The test accuracy lost against precise statistics, averaged over the epochs. Seen "
+    "if for some running statistics the median is at least 1 percentage point; not seen if it is "
+    "at most half a point for all.",
     run=run,
     judge=judge,
     figures=figures,
