@@ -10,6 +10,7 @@ from bnjax.claims import (
     batch_size,
     depth,
     dropout,
+    error_alignment,
     fewer_steps,
     gradient_shift,
     initial_values,
@@ -19,6 +20,8 @@ from bnjax.claims import (
     running_statistics,
     saturation,
     stable_inputs,
+    stopped_weights,
+    synced_inputs,
 )
 from bnjax.claims.claim import (
     DEPENDS,
@@ -52,6 +55,9 @@ CLAIMS: tuple[Claim, ...] = (
     regularization.CLAIM,
     dropout.CLAIM,
     running_statistics.CLAIM,
+    stopped_weights.CLAIM,
+    synced_inputs.CLAIM,
+    error_alignment.CLAIM,
 )
 
 __all__ = [
