@@ -63,15 +63,15 @@ def cosines(layer: _Layer) -> Array:
 
 def multiple_correlations(layer: _Layer) -> Array:
     """Return R of each neuron, (n_out,): the cosine of Δ and what the inputs can make of it."""
-    u, delta = (a - a.mean(0) for a in (layer.u, layer.delta))
+    u, delta = (a - a.mean(0)[None] for a in (layer.u, layer.delta))
     fitted = u @ jnp.linalg.lstsq(u, delta, rcond=1e-5)[0]
     return jnp.linalg.norm(fitted, axis=0) / jnp.linalg.norm(delta, axis=0)
 
 
 def descend(layer: _Layer) -> Array:
     """Descend on W with the error held fixed; return cos θ1 along the way, (looks, n_out)."""
-    delta = layer.delta - layer.delta.mean(0)
-    delta /= jnp.linalg.norm(delta, axis=0)
+    delta = layer.delta - layer.delta.mean(0)[None]
+    delta /= jnp.linalg.norm(delta, axis=0)[None]
 
     def cost(W: Array) -> Array:
         return jnp.sum(delta * batch_norm(layer.u @ W, eps=0.0)[0])  # ∂C/∂y = Δ
