@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import re
+import shutil
 import signal
 import time
 
 import numpy as np
 import pytest
+from kills import watched
 from processes import command, ended
 
 pytest.importorskip("sklearn")
@@ -16,6 +18,7 @@ from app_runs import Killed
 
 from bnjax import claims
 from bnjax.app.main import run
+from bnjax.app.report import charts
 from bnjax.claims import NOT_SEEN, SEEN, Chart, Curve, Figure, Measured
 
 SEEDS = 3
@@ -152,6 +155,31 @@ def test_numbers_to_predict_are_refused(tmp_path, refused):
     x = np.random.default_rng(0).normal(size=(60, 3))
     np.savez(tmp_path / "data.npz", x=x, y=x @ [1.0, -2.0, 0.5] + 0.01)
     assert "squared_error" in refused("claims", "--data", tmp_path / "data.npz")
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_change_to_the_folder_costs_nothing(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(charts, "picture", lambda drawn: lambda file: file.write(b"a picture"))
+    whole, left = tmp_path / "c", []
+
+    def at(kind, name):
+        left.append(tmp_path / "left" / str(len(left)))
+        if whole.exists():
+            shutil.copytree(whole, left[-1])
+
+    def told(folder):
+        result = json.loads((folder / "claims.json").read_text())["claims"]
+        return [{k: v for k, v in one.items() if k != "seconds"} for one in result]
+
+    with watched(whole, at):
+        assert run(task) == 0
+    assert len(left) > 30
+    for folder in left:
+        begun = (folder / "config.json").exists()
+        going_on = ["claims", "--resume", str(folder)] if begun else [*task[:-1], str(folder)]
+        assert run(going_on) == 0
+        assert told(folder) == told(whole)
+        assert not [*folder.rglob("*.tmp")]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What claims on covariate shift, regularization, statistics and geometry measure and decide."""
+"""What the claims on shift, regularization, statistics and geometry measure and decide."""
 
 from dataclasses import replace
 

@@ -87,15 +87,17 @@ class Figure(NamedTuple):
 
     Attributes:
         name: What it is.
-        values: One per seed, (S,); NaN: never.
+        values: One per seed, (S,); NaN where there is none.
         shape: How it is written, as for `format`.
         unit: What follows the number, with its space.
+        missing: What is written in place of NaN.
     """
 
     name: str
     values: np.ndarray
     shape: str
     unit: str = ""
+    missing: str = "never"
 
     def __str__(self) -> str:
         """Write the median and the range over the seeds: 98.3% (97.8%–98.6%)."""
@@ -103,7 +105,7 @@ class Figure(NamedTuple):
         return middle + self.unit if low == high else f"{middle}{self.unit} ({low}–{high})"
 
     def _write(self, value: float) -> str:
-        return format(value, self.shape) if np.isfinite(value) else "never"
+        return format(value, self.shape) if np.isfinite(value) else self.missing
 
 
 class Curve(NamedTuple):

@@ -158,7 +158,7 @@ def _compiled(
         at_once = 1 if jax.default_backend() == "cpu" else len(seeds)
         return lax.map(partial(one, varied, data), seeds, batch_size=at_once)
 
-    program = jax.jit(all_seeds, compiler_options=_xla.options_for_loops())
+    program = jax.jit(all_seeds, compiler_options=_xla.options_for_short_loops())
     return program.lower(varied, seeds, data).compile()
 
 

@@ -67,7 +67,7 @@ class Outcome(NamedTuple):
     def summary(self) -> dict[str, Any]:
         """Return what the table says, ready for JSON."""
         figures = {}
-        for name, values, _, unit in self.claim.figures(self.measured):
+        for name, values, _, unit, _ in self.claim.figures(self.measured):
             low, middle, high = claims.spread(values)
             figures[name] = {"median": middle, "least": low, "most": high, "unit": unit.strip()}
         texts = ("name", "text", "source", "varied", "criterion")
