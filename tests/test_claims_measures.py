@@ -70,6 +70,7 @@ def correlated(bn):
 def aligned(distance, end):
     """What `error_alignment` measures with this distance from −R, and cos θ1 after training."""
     paths = {"fixed": np.tile([0.0, -0.8], (3, 1)), "training": np.tile([0.0, end], (3, 1))}
+    paths["size"] = np.abs(paths["training"])
     values = paths | {"limit": np.full(3, -0.8), "distance": np.full(3, distance)}
     return Measured({"step": (0, 1), "fixed_step": (0, 1)}, values)
 
