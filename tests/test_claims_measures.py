@@ -70,6 +70,7 @@ def correlated(bn):
 def aligned(distance, end):
     """What `error_alignment` measures with this distance from −R, and cos θ1 after training."""
     paths = {"fixed": np.tile([0.0, -0.8], (3, 1)), "training": np.tile([0.0, end], (3, 1))}
+    paths["size"] = np.abs(paths["training"])
     values = paths | {"limit": np.full(3, -0.8), "distance": np.full(3, distance)}
     return Measured({"step": (0, 1), "fixed_step": (0, 1)}, values)
 
@@ -117,9 +118,9 @@ def test_a_criterion_decides_as_it_says(name, measured, verdict):
 
 
 def test_what_is_moved_and_stretched_is_as_far_apart_as_that(rng):
-    u = jnp.asarray(rng.normal(size=(50, 3))) * jnp.array([1.0, 5.0, 0.0])
-    spread = np.asarray(u.std(0))
-    moved = 1.5 * u + 2 * spread  # by two standard deviations, and half a one
+    u = rng.normal(size=(50, 3)) * [1.0, 5.0, 0.0]
+    u -= u.mean(0)
+    u, moved = map(jnp.asarray, (u, 1.5 * u + 2 * u.std(0)))
     assert float(shifts._distance(u, moved)) == pytest.approx(np.hypot(2, 0.5))
     assert float(shifts._distance(u, u)) == 0
 
@@ -140,7 +141,10 @@ def test_with_its_error_held_fixed_a_layer_comes_to_the_multiple_correlation(rng
     layer = error_alignment._Layer(u, W, delta)
     R = np.asarray(error_alignment.multiple_correlations(layer))
     for i in range(4):
-        fitted = np.c_[u, np.ones(40)] @ np.linalg.lstsq(np.c_[u, np.ones(40)], delta[:, i])[0]
+        fitted = (
+            np.c_[u, np.ones(40)]
+            @ np.linalg.lstsq(np.c_[u, np.ones(40)], delta[:, i], rcond=None)[0]
+        )
         assert R[i] == pytest.approx(np.corrcoef(fitted, delta[:, i])[0, 1])
     np.testing.assert_allclose(jax.jit(error_alignment.descend)(layer)[-1], -R, atol=1e-3)
 

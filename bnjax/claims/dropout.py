@@ -68,14 +68,21 @@ def figures(measured: Measured) -> tuple[Figure, ...]:
 
 
 def charts(measured: Measured) -> tuple[Chart, ...]:
-    """Return the test accuracies over the size of the training set."""
+    """Return the accuracies without dropout, and what it adds, over the size of the set."""
     samples, with_it = measured.varied["samples"], with_dropout(measured)
-    curves = []
-    for name, each in measured.pair("accuracy").items():
-        curves.append(Curve(grids.LABELS[name], name, samples, each[..., 0]))
-        curves.append(Curve(f"{grids.LABELS[name]}, dropout", name, samples, with_it[name], 1))
-    title = "Test accuracy with and without dropout"
-    return (Chart(title, "training samples", "correct", tuple(curves), log_x=True, percent=True),)
+    without = {name: each[..., 0] for name, each in measured.pair("accuracy").items()}
+    accuracies = tuple(
+        Curve(grids.LABELS[name], name, samples, each) for name, each in without.items()
+    )
+    added = tuple(
+        Curve(grids.LABELS[name], name, samples, 100 * (with_it[name] - each))
+        for name, each in without.items()
+    )
+    x = "training samples"
+    return (
+        Chart("Test accuracy without dropout", x, "correct", accuracies, log_x=True, percent=True),
+        Chart("What dropout adds", x, "percentage points", added, log_x=True),
+    )
 
 
 CLAIM = Claim(

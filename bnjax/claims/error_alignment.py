@@ -63,15 +63,15 @@ def cosines(layer: _Layer) -> Array:
 
 def multiple_correlations(layer: _Layer) -> Array:
     """Return R of each neuron, (n_out,): the cosine of Δ and what the inputs can make of it."""
-    u, delta = (a - a.mean(0) for a in (layer.u, layer.delta))
+    u, delta = (a - a.mean(0)[None] for a in (layer.u, layer.delta))
     fitted = u @ jnp.linalg.lstsq(u, delta, rcond=1e-5)[0]
     return jnp.linalg.norm(fitted, axis=0) / jnp.linalg.norm(delta, axis=0)
 
 
 def descend(layer: _Layer) -> Array:
     """Descend on W with the error held fixed; return cos θ1 along the way, (looks, n_out)."""
-    delta = layer.delta - layer.delta.mean(0)
-    delta /= jnp.linalg.norm(delta, axis=0)
+    delta = layer.delta - layer.delta.mean(0)[None]
+    delta /= jnp.linalg.norm(delta, axis=0)[None]
 
     def cost(W: Array) -> Array:
         return jnp.sum(delta * batch_norm(layer.u @ W, eps=0.0)[0])  # ∂C/∂y = Δ
@@ -99,7 +99,8 @@ def _with_fixed_errors(net: Network, data: Data, seeds: Array) -> dict[str, Arra
 
 
 def _look(name: str, net: Network, train_state: TrainState, data: Data) -> dict[str, Array]:
-    return {name: jnp.median(cosines(_layer(net, train_state.params, data)))}
+    found = cosines(_layer(net, train_state.params, data))
+    return {name: jnp.stack([jnp.median(found), jnp.median(jnp.abs(found))])}
 
 
 def run(setting: Setting) -> Measured:
@@ -115,7 +116,7 @@ def run(setting: Setting) -> Measured:
     every = _STEPS // _LOOKS
     return Measured(
         {"step": steps, "fixed_step": tuple(range(0, _STEPS + 1, every))},
-        {"training": path, **jax.device_get(fixed)},
+        {"training": path[..., 0], "size": path[..., 1], **jax.device_get(fixed)},
     )
 
 
@@ -138,6 +139,8 @@ def figures(measured: Measured) -> tuple[Figure, ...]:
         Figure("training: cos θ1 at the start", values["training"][:, 0], ".3f"),
         Figure("training: least on the way", values["training"].min(1), ".3f"),
         Figure("training: at the end", values["training"][:, -1], ".3f"),
+        Figure("training: |cos θ1| at the start", values["size"][:, 0], ".3f"),
+        Figure("training: |cos θ1| at the end", values["size"][:, -1], ".3f"),
     )
 
 
@@ -149,7 +152,11 @@ def charts(measured: Measured) -> tuple[Chart, ...]:
         Curve("cos θ1", "bn", fixed_steps, values["fixed"]),
         Curve("−R", "bn", fixed_steps, limit, 1),
     )
-    trained = (Curve("cos θ1", "bn", measured.varied["step"], values["training"]),)
+    steps = measured.varied["step"]
+    trained = (
+        Curve("cos θ1", "bn", steps, values["training"]),
+        Curve("|cos θ1|", "bn", steps, values["size"], 1),
+    )
     y = "cos θ1, median over the neurons"
     return (
         Chart("With the error held fixed", "step of gradient descent", y, curves),

@@ -57,15 +57,19 @@ def figures(measured: Measured) -> tuple[Figure, ...]:
 
 
 def charts(measured: Measured) -> tuple[Chart, ...]:
-    """Return both accuracies over the size of the training set."""
-    samples = measured.varied["samples"]
-    curves = [
-        Curve(f"{grids.LABELS[name]}, {on}", name, samples, each[..., 0], style)
-        for style, (on, what) in enumerate({"test": "accuracy", "training": "training"}.items())
-        for name, each in measured.pair(what).items()
-    ]
-    title = "Accuracy on the training and on the test set"
-    return (Chart(title, "training samples", "correct", tuple(curves), log_x=True, percent=True),)
+    """Return the gaps over the size of the training set."""
+    training = measured.pair("training")
+    curves = tuple(
+        Curve(
+            grids.LABELS[name],
+            name,
+            measured.varied["samples"],
+            100 * (training[name] - test)[..., 0],
+        )
+        for name, test in measured.pair("accuracy").items()
+    )
+    title = "Gap between training and test accuracy"
+    return (Chart(title, "training samples", "percentage points", curves, log_x=True),)
 
 
 CLAIM = Claim(

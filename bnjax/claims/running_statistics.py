@@ -91,15 +91,12 @@ def figures(measured: Measured) -> tuple[Figure, ...]:
 
 
 def charts(measured: Measured) -> tuple[Chart, ...]:
-    """Return the accuracies over training."""
-    accuracy, kinds = measured.values["accuracy"], measured.varied["statistics"]
-    shown = {_PRECISE: 0, "0": 1, "0.9": 2, "0.999": 3, "average": 4}
-    curves = tuple(
-        Curve(_label(name), "bn", measured.varied["step"], accuracy[..., kinds.index(name)], style)
-        for name, style in shown.items()
-    )
-    title = "Test accuracy with different statistics of one network"
-    return (Chart(title, "step (mini-batches)", "correct", curves, percent=True),)
+    """Return the losses by decay."""
+    found = losses(measured)
+    values = 100 * np.stack(list(found.values()), axis=-1)
+    curve = Curve("normalized", "bn", tuple(found), values)
+    title = "Test accuracy lost against precise statistics"
+    return (Chart(title, "decay of the running statistics", "percentage points", (curve,)),)
 
 
 def _label(name: str) -> str:

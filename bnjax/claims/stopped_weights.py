@@ -131,7 +131,7 @@ def charts(measured: Measured) -> tuple[Chart, ...]:
         for style, (name, label) in enumerate(labels.items())
     )
     title = "Weights that begin with sin θ2 = 0"
-    return (Chart(title, "step (mini-batches)", "", curves),)
+    return (Chart(title, "step (mini-batches)", "ratio, sine", curves),)
 
 
 CLAIM = Claim(

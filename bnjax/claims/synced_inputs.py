@@ -45,8 +45,8 @@ def _correlations(net: Network, train_state: TrainState, data: Data) -> dict[str
     """Return the median |Corr| of the two outputs of a pair, and of two that are no pair."""
     x, targets = data.x[:_SAMPLES], data.targets[:_SAMPLES]
     u = backprop.intermediates(net, train_state.params, x, targets)[1].u
-    u -= u.mean(0)
-    u /= jnp.maximum(jnp.linalg.norm(u, axis=0), jnp.finfo(u.dtype).tiny)
+    u -= u.mean(0)[None]
+    u /= jnp.maximum(jnp.linalg.norm(u, axis=0), jnp.finfo(u.dtype).tiny)[None]
     pairs = jnp.abs(jnp.sum(u[:, 0 : 2 * _PAIRS : 2] * u[:, 1 : 2 * _PAIRS : 2], axis=0))
     free = u[:, 2 * _PAIRS :]
     others = jnp.abs(jnp.sum(free[:, :-1] * free[:, 1:], axis=0))
