@@ -11,7 +11,7 @@ from bnjax.app.run.measured import Outcome
 from bnjax.identities.sources import SOURCES
 from bnjax.report.markup import definitions, page, section, text
 
-_HEADINGS = ("claim", "source", "varied", "measured: median (least–most)", "verdict")
+_HEADINGS = ("claim", "source", "varied", "measured: median (least to most)", "verdict")
 
 
 def show(result: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
