@@ -205,17 +205,8 @@ def svg(figure: "Figure") -> str:
 
 def _line(axes: "Axes", line: Line, color: str, log: bool) -> None:
     y = np.where(line.y > 0, line.y, np.nan) if log else line.y
-    axes.plot(
-        line.x,
-        y,
-        line.style,
-        color=shade(color, line.share),
-        linewidth=2,
-        markersize=4,
-        label=line.label,
-    )
-    if line.low is not None and line.high is not None:
-        axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.25, linewidth=0)
+    look = {"color": shade(color, line.share), "linewidth": 2, "markersize": 4}
+    axes.plot(line.x, y, line.style, label=line.label, **look)
 
 
 def shade(color: str, share: float) -> tuple[float, ...]:
