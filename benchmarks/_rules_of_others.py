@@ -9,7 +9,6 @@ from importlib.util import find_spec
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from _rules_of_jax import A4, B4, JAX, NETWORKS, S4, SMALL, SURE, Case, P, X, Y, solution
 from jax import nn
 from optax import losses, projections
@@ -28,7 +27,6 @@ _a = jnp.array([0.5, -1.0, 2.0, 0.3])
 OPTAX = {
     name: Case("optax", *rest)
     for name, rest in {
-        "scale_gradient": (lambda x: optax.scale_gradient(x, 1.0), lambda x: x, (X,)),
         "sigmoid_focal_loss": (losses.sigmoid_focal_loss, None, (X, nn.sigmoid(Y))),
         "sparsemax_loss": (losses.sparsemax_loss, None, (X, SURE)),
         "convex_kl_divergence": (

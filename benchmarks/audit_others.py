@@ -17,9 +17,11 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -62,7 +64,8 @@ def judge(name: str, case: Case) -> dict[str, Any]:
     raised = [row for row in report.rows if row.verdict == "raises" and row.mode in SECOND_ORDER]
     wrong = [row for row in report.rows if row.failed and row not in raised]
     judged = [row for row in report.rows if row.verdict in ("agrees", "disagrees", "coarse")]
-    worst = max(wrong or judged, key=lambda row: row.scaled)
+    simplest = [row for row in wrong if row.mode == wrong[0].mode]
+    worst = max(simplest or judged, key=lambda row: row.scaled)
     return {
         "name": name,
         "rule": rule_of(case),
@@ -70,7 +73,7 @@ def judge(name: str, case: Case) -> dict[str, Any]:
         "comparisons": len(report.rows),
         "worst": worst.scaled,
         "ok": not wrong,
-        "where": f"{worst.mode}: {worst.got:.6g}, not {worst.wanted:.6g}" if wrong else "",
+        "where": f"{worst.mode} is {worst.got:.6g}, not {worst.wanted:.6g}" if wrong else "",
         "why": worst.why,
         "lacks": sorted({row.mode for row in raised}),
         "raises": sorted({row.why for row in raised}),
@@ -87,9 +90,8 @@ def by_hand(lines: str) -> str:
 
 def show(results: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
     """Print both tables."""
-    print(
-        ", ".join(f"{name} {version(name)}" for name in LIBRARIES if _installed(name)), end="\n\n"
-    )
+    installed = (f"{name} {version(name)}" for name in LIBRARIES if find_spec(name))
+    print(", ".join(installed), end="\n\n")
     print("| function | rule | compared with | comparisons | worst error, eps | verdict |")
     print("|---|---|---|---:|---:|---|")
     for one in results:
@@ -101,13 +103,10 @@ def show(results: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
             f"| {one['worst']:.1f} | {verdict} |"
         )
     for one in found:
-        verdict = one["where"] if not one["ok"] else "no longer found"
+        off = f", off by {one['worst']:.1e} eps" if math.isfinite(one["worst"]) else ""
+        verdict = "no longer found" if one["ok"] else one["where"] + off
         print(f"**{one['name']}**: {one['what']}. Audit: {verdict}.\n")
         print(f"```python\n{one['lines']}\n# {one['printed']}\n```\n")
-
-
-def _installed(name: str) -> bool:
-    return name in sys.modules or name in ("jax", "optax")
 
 
 def main() -> int:

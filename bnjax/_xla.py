@@ -269,6 +269,12 @@ def options_for_loops() -> dict[str, Any] | None:
     return {name: True} if jax.default_backend() == "cpu" and _is_known(name, True) else None
 
 
+def options_for_short_loops() -> dict[str, Any] | None:
+    """Return those for loops that run for seconds: half the time to compile, none more to run."""
+    loops, small = options_for_loops(), options_for_small_programs()
+    return loops and {**loops, **small, "xla_backend_optimization_level": 1}
+
+
 @cache
 def _is_known(name: str, value: Any) -> bool:
     """Return whether this release of XLA has that compiler option."""

@@ -1,7 +1,6 @@
 """How the site is built: pip install '.[docs]' && sphinx-build -W docs build/site."""
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -29,26 +28,20 @@ extensions = [
     "source_pages",
     "equation_links",
     "mathml",
+    "notebooks",
 ]
 exclude_patterns = ["_ext"]
 myst_enable_extensions = ["attrs_inline", "dollarmath"]
 myst_heading_anchors = 4
 
-# The notebooks lie outside of docs/, without outputs; the build runs them and shows what came out.
-(DOCS / "notebooks").mkdir(exist_ok=True)
-for notebook in (ROOT / "notebooks").glob("*.ipynb"):
-    copy = DOCS / "notebooks" / notebook.name
-    if not copy.exists() or copy.read_bytes() != notebook.read_bytes():
-        shutil.copy(notebook, copy)
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(ROOT / "build" / "notebooks")
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_execution_show_tb = True
-nb_output_stderr = (
-    "remove"  # tests/test_notebooks.py allows none but what a slow machine's XLA says
-)
+nb_output_stderr = "remove"  # what XLA says on a slow machine: a test allows nothing else
 
+highlight_language = "sh"  # of blocks that do not say theirs: commands
 default_role = "py:obj"  # `name` in a docstring is code, and a link where it is documented
 autodoc_typehints = "none"  # the docstrings say shapes and dtypes
 autodoc_member_order = "bysource"
@@ -65,6 +58,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = "bnjax"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+# pages below which there are no others need no list of them
+html_sidebars = dict.fromkeys(("index", "start", "why", "differences", "source/**"), [])
 html_math_renderer = "mathml"
 html_show_sourcelink = False
 html_domain_indices = False

@@ -68,7 +68,7 @@ def test_a_table_a_page_and_json_come_of_it(task, tmp_path, capsys):
     assert run(task) == 0
     printed = capsys.readouterr()
     assert calls == ["learning_rates", "initial_values"]
-    assert "2.01 (2.00–2.02)" in printed.out and "b: never" in printed.out
+    assert "2.01 (2.00 to 2.02)" in printed.out and "b: never" in printed.out
     assert "not seen here" in printed.out and "learning_rates: seen" in printed.err
     result = json.loads((tmp_path / "c" / "claims.json").read_text())
     first, second = result["claims"]

@@ -28,6 +28,7 @@ from bnjax.app.main import run
 from bnjax.app.measures import looks
 from bnjax.app.options import Train
 from bnjax.app.report import sphere, weight
+from bnjax.geometry.recording import first_line, look_line, without_looks
 from bnjax.network import Network, init
 
 BROWSER = next(
@@ -174,14 +175,14 @@ def test_a_weight_says_why_it_stopped():
     np.testing.assert_allclose(handed.gamma_gradient, 12)
     mixed = x + U[:, 1:2] + SKEW
     synced = weight.examine(constructed(U, x, mixed, eps=0.0), layer=0, neuron=0, input=0)
-    assert synced.text.startswith("It stopped because the input is aligned with x̂ (θ2 = 0.0°)")
+    assert synced.text.startswith("It stopped because the input is aligned with x̂")
     constant = weight.examine(constructed(U, x, mixed, eps=0.0), layer=0, neuron=0, input=2)
     assert "the input is the same for all samples" in constant.text
     assert constant.defined == (True, False, True) and constant.corner is None
     dead = weight.examine(constructed(U, x, 0 * x, eps=0.0), layer=0, neuron=0, input=1)
     assert "the error is the same for all samples" in dead.text
     learning = weight.examine(constructed(U, x, mixed, eps=0.0), layer=0, neuron=0)
-    assert learning.input == 1 and learning.text.startswith("It learns because")
+    assert learning.input == 1 and learning.text.startswith("It learns:")
     right = weight.examine(constructed(U, x, x + SKEW, eps=0.0), layer=0, neuron=0, input=1)
     assert right.text.startswith("It hardly learns") and "nearly a right angle" in right.text
 
@@ -280,7 +281,7 @@ def test_the_page_says_what_json_says_and_cites_equations_that_exist(page, recor
     assert found["looks"] == {"baseline": [0, 2, 4], "bn": [0, 2, 4]} and found["missing"] == []
     tags = {one.tag for one in identities.all()}
     for finding in found["findings"]:
-        assert html.escape(finding["says"]) in text
+        assert html.escape(finding["text"]) in text
         assert all(html.escape(words) in text for words in finding["advice"])
         assert set(finding["tags"]) <= tags
     assert html.escape(found["weight"]["text"]) in text
@@ -333,6 +334,81 @@ def test_a_browser_shows_the_page_and_misses_nothing(page, tmp_path):
     seen = imread(shot)[..., :3].mean(2)
     rows = (seen < 0.6).any(1)  # of ink
     assert seen.shape == (2000, 1000) and rows[:400].any() and rows.mean() > 0.3
+
+
+# --- recordings ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A recording of two layers, as a Recorder writes it."""
+    look = geometry.empty_look(2)
+    look["eps_share"], look["W_bar"], look["zero_gamma"] = 0.2, [1, 2], [0, 0.75]
+    lines = [first_line(without_looks(["stem", "<b>"], [True, True], ["", ""], [], [64, 64]))]
+    lines += [look_line(step, look) for step in (0, 100)]
+    (tmp_path / "own" / "cnn.jsonl").parent.mkdir()
+    (tmp_path / "own" / "cnn.jsonl").write_bytes(b"".join(lines))
+    return tmp_path / "own" / "cnn.jsonl"
+
+
+def test_a_recording_is_explained_as_a_run_is(file, capsys, refused):
+    found = explained(file, capsys)
+    assert found["looks"] == {"cnn": [0, 100]} and found["samples"] == 64
+    assert found["outstanding"] == ["wrong", "epsilon"] and found["weight"] is None
+    assert run(["explain", str(file)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Layer 1 (<b>): γ is zero" in printed and f"see {file}.html" in printed
+    assert "&lt;b&gt;" in (file.parent / "cnn.jsonl.html").read_text(encoding="utf-8")
+    assert "--layer: a recording holds no single weights" in refused("explain", file, "--layer", 1)
+
+
+def test_recordings_in_one_folder_are_compared(file, capsys):
+    shutil.copy(file, file.parent / "other.jsonl")
+    found = explained(file.parent, capsys)
+    assert found["looks"] == {"cnn": [0, 100], "other": [0, 100]}
+    (amplitudes,) = [one for one in found["findings"] if one["name"] == "amplitudes"]
+    assert "less than a factor of 2" in amplitudes["text"]
+
+
+@pytest.mark.parametrize("damage", ["first", "middle", "no look", "pipe", "hole", "empty"])
+def test_what_is_no_whole_recording_is_refused_in_one_line(file, damage, refused):
+    lines = file.read_bytes().splitlines(keepends=True)
+    said = "not a recording of bnjax"
+    match damage:
+        case "first":
+            file.write_bytes(b"[" * 100_000 + b"\n")
+        case "middle":
+            file.write_bytes(lines[0] + b"{}\n" + lines[1])
+            said = "is damaged: line 2"
+        case "no look":
+            file.write_bytes(lines[0])
+            said = "holds no look at a layer"
+        case "empty":
+            file.write_bytes(b"")
+        case "pipe":
+            file.unlink()
+            os.mkfifo(file)
+            said = "is a pipe or a device, not a file"
+        case "hole":
+            os.truncate(file, 2**33)
+            said = "has more than"
+    assert said in refused("explain", file)
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, -1, 1e-320, None, 2**70, 10**400, True, "x", []])
+def test_figures_that_no_look_has_are_refused_or_explained(file, value, capsys):
+    first, *rest = (json.loads(one) for one in file.read_bytes().splitlines())
+    for look in rest:
+        look |= {
+            key: [[value] * 40 if isinstance(one, list) else value for one in own]
+            for key, own in look.items()
+            if key != "step"
+        }
+    changes = ([first, *rest], [first | {"samples": [value] * 2}, *rest], [first, {"step": value}])
+    for lines in changes:
+        file.write_text("".join(json.dumps(one) + "\n" for one in lines))
+        code = run(["explain", str(file), "--json"])
+        assert code in (0, 2) and len(capsys.readouterr().err.splitlines()) == (code == 2)
 
 
 # --- ruins ----------------------------------------------------------------------------------------

@@ -138,9 +138,10 @@ def test_sets_of_seeds_that_disagree_depend():
 
 
 def test_never_counts_as_worst():
-    assert str(claims.Figure("steps", np.array([20.0, np.nan, 10.0]), ".0f")) == "20 (10–never)"
+    assert str(claims.Figure("steps", np.array([20.0, np.nan, 10.0]), ".0f")) == "20 (10 to never)"
     assert (
-        str(claims.Figure("steps", np.array([np.nan, np.nan, 10.0]), ".0f")) == "never (10–never)"
+        str(claims.Figure("steps", np.array([np.nan, np.nan, 10.0]), ".0f"))
+        == "never (10 to never)"
     )
     values = np.array([[np.nan, 3.0], [np.nan, 4.0], [1.0, 5.0]])
     assert grids.best(values, least=True).tolist() == [3.0, 4.0, 5.0]

@@ -1,6 +1,7 @@
 """The site: what its pictures and tables say of the house, and that its checker finds faults."""
 
 import importlib.util
+import json
 import re
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -23,6 +24,18 @@ def test_the_page_says_of_every_room_what_may_be_touched():
     page = (DOCS / "architecture.md").read_text()
     rows = (line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
     assert {room for row in rows for room in re.findall(r"`(\w+)`", row)} == HOUSE
+
+
+def test_the_figures_on_the_page_are_those_that_were_measured():
+    page = " ".join((DOCS / "why.md").read_text().split())
+    measured = json.loads((DOCS / "pictures" / "why.json").read_text())
+    cells = {name: sum(rows, []) for name, rows in measured["scales"].items()}
+    learned = {name: sum(accuracy > 0.9 for accuracy in found) for name, found in cells.items()}
+    baseline = f"Without normalization {learned['baseline']} of {len(cells['bn'])} choices"
+    assert baseline in page and f"with normalization {learned['bn']} do" in page
+    worst = max(max(errors) for errors in measured["means"]["bnjax"].values())
+    assert f"{worst:.0e}".replace("e-0", "e-") + " in y and in the gradient" in page
+    assert measured["means"]["haiku"]["y"][4] is None and "NaN from 1e4 on" in page
 
 
 @pytest.fixture

@@ -1,17 +1,27 @@
 """Claims about learning with batch normalization, each as a small experiment with a criterion.
 
 `claim` (what a claim is and how it is judged), `training` (compiled grids of small trainings),
-`grids` (what a grid came to); each other module is one claim.
+`grids` (what a grid came to), `shifts` and `small_sets` (what several claims run); each other
+module is one claim.
 """
 
 from bnjax.claims import (
     activations,
     batch_size,
     depth,
+    dropout,
+    error_alignment,
     fewer_steps,
+    gradient_shift,
     initial_values,
+    input_shift,
     learning_rates,
+    regularization,
+    running_statistics,
     saturation,
+    stable_inputs,
+    stopped_weights,
+    synced_inputs,
 )
 from bnjax.claims.claim import (
     DEPENDS,
@@ -39,6 +49,15 @@ CLAIMS: tuple[Claim, ...] = (
     activations.CLAIM,
     fewer_steps.CLAIM,
     batch_size.CLAIM,
+    input_shift.CLAIM,
+    gradient_shift.CLAIM,
+    stable_inputs.CLAIM,
+    regularization.CLAIM,
+    dropout.CLAIM,
+    running_statistics.CLAIM,
+    stopped_weights.CLAIM,
+    synced_inputs.CLAIM,
+    error_alignment.CLAIM,
 )
 
 __all__ = [

@@ -100,9 +100,9 @@ class Figure(NamedTuple):
     missing: str = "never"
 
     def __str__(self) -> str:
-        """Write the median and the range over the seeds: 98.3% (97.8%–98.6%)."""
+        """Write the median and the range over the seeds: 98.3% (97.8% to 98.6%)."""
         low, middle, high = (self._write(v) for v in spread(self.values))
-        return middle + self.unit if low == high else f"{middle}{self.unit} ({low}–{high})"
+        return middle + self.unit if low == high else f"{middle}{self.unit} ({low} to {high})"
 
     def _write(self, value: float) -> str:
         return format(value, self.shape) if np.isfinite(value) else self.missing

@@ -4,7 +4,6 @@ Source: Ioffe & Szegedy 2015, abstract (14 times fewer steps).
 """
 
 import time
-from functools import partial
 
 import jax
 import numpy as np
@@ -30,12 +29,12 @@ from bnjax.network import Network
 
 _FACTOR = 2
 _PLAIN = {"rate": 1.5, "scale": 1.0}  # what `bnjax train` has for digits
-_TIMED_EPOCHS = 10
+_TIMES = 10  # that are taken of each, an epoch each: others' work can only lengthen one
 
 
 def run(setting: Setting) -> Measured:
     """Train both networks at every rate and scale; keep steps (S, rows) and seconds per step."""
-    rates = (0.5, 1.5, 5.0) if setting.quick else (0.5, 1.5, 5.0, 15.0)
+    rates = (0.5, 1.5) if setting.quick else (0.15, 0.5, 1.5, 5.0, 15.0)
     scales = (1.0, 4.0) if setting.quick else (1.0, 2.0, 4.0, 8.0)
     grid = grids.rows(rate=rates, scale=scales)
     networks = grids.networks(setting.data)
@@ -61,19 +60,20 @@ def seconds_per_step(setting: Setting, networks: dict[str, Network]) -> dict[str
     optimizer = optax.sgd(_PLAIN["rate"])
     order = training.shuffle(jax.random.key(0), len(x), setting.batch_size)
     epochs = {name: training.make_epoch(net, optimizer) for name, net in networks.items()}
-    seconds = {name: [] for name in networks}
-    for seed in (setting.seeds[0], *setting.seeds):  # the first time they are compiled
-        for name, net in networks.items():
-            state = training.init(net, optimizer, jax.random.key(seed))
-            step = partial(epochs[name], order=order, x=x, targets=targets)
-            state, _ = jax.block_until_ready(step(state))
-            began = time.perf_counter()
-            for _ in range(_TIMED_EPOCHS):
-                state, _ = step(state)
-            jax.block_until_ready(state)
-            took = time.perf_counter() - began
-            seconds[name].append(took / (_TIMED_EPOCHS * len(order)))
-    return {name: np.array(each[1:]) for name, each in seconds.items()}
+    seconds = {name: np.full(len(setting.seeds), np.inf) for name in networks}
+    for at, seed in enumerate(setting.seeds):
+        key = jax.random.key(seed)
+        states = {name: training.init(net, optimizer, key) for name, net in networks.items()}
+        for warm in (False, *(True,) * _TIMES):
+            for name in networks:
+                began = time.perf_counter()
+                states[name], _ = jax.block_until_ready(
+                    epochs[name](states[name], order, x, targets)
+                )
+                if warm:
+                    took = (time.perf_counter() - began) / len(order)
+                    seconds[name][at] = min(seconds[name][at], took)
+    return seconds
 
 
 def fewest(measured: Measured) -> dict[str, np.ndarray]:
@@ -140,10 +140,11 @@ CLAIM = Claim(
     name="fewer_steps",
     text="Normalization reaches the same accuracy in far fewer steps.",
     source="Ioffe & Szegedy 2015, abstract",
-    varied="The learning rate, 0.5 to 15 (quick: 0.5 to 5), and the scale of the initial weights, "
-    "1 to 8 times Glorot's (quick: 1 and 4), each with and without normalization: 3 hidden layers "
-    "of 100 sigmoids, SGD; 60 epochs. Plain means rate 1.5 and Glorot's weights. Both networks are "
-    "timed by turns, after warming up.",
+    varied="The learning rate, 0.15 to 15 (quick: 0.5 and 1.5), and the scale of the initial "
+    "weights, 1 to 8 times Glorot's (quick: 1 and 4), each with and without normalization: 3 "
+    "hidden layers of 100 sigmoids, SGD; 60 epochs. Plain means rate 1.5 and "
+    "Glorot's weights. Both networks are timed by turns, after warming up; the shortest of several "
+    "times counts.",
     criterion="The steps until the test accuracy first reaches the target, each network at the "
     "rate and the scale that suit it best. Seen if the median with normalization is at most half "
     "of that without it; not seen if it is not less. Time is measured, but not judged.",

@@ -158,7 +158,7 @@ def _compiled(
         at_once = 1 if jax.default_backend() == "cpu" else len(seeds)
         return lax.map(partial(one, varied, data), seeds, batch_size=at_once)
 
-    program = jax.jit(all_seeds, compiler_options=_xla.options_for_loops())
+    program = jax.jit(all_seeds, compiler_options=_xla.options_for_short_loops())
     return program.lower(varied, seeds, data).compile()
 
 
@@ -215,6 +215,30 @@ def sgd_of(net: Network, objective: Objective) -> Experiment:
     def epoch(varied: Varied, train_state: TrainState, order: Array, x: Array, targets: Array):
         def train(train_state: TrainState, batch: Array) -> tuple[TrainState, Array]:
             return step(varied, train_state, x[batch], targets[batch])
+
+        return lax.scan(train, train_state, order)
+
+    return replace(sgd(net), epoch=epoch)
+
+
+def sgd_with_keys(
+    net: Network,
+    objective: Callable[[Array, Params, State, Array, Array], tuple[Array, tuple[Moments, ...]]],
+) -> Experiment:
+    """Return the experiment of `sgd_of` for what is drawn anew at each step.
+
+    Args:
+        net: The network.
+        objective: As in `sgd_of`, with a key of each step's own as its first argument.
+    """
+
+    def epoch(varied: Varied, train_state: TrainState, order: Array, x: Array, targets: Array):
+        def train(train_state: TrainState, batch: Array) -> tuple[TrainState, Array]:
+            # the batch tells the seeds apart
+            key = jax.random.fold_in(jax.random.key(0), train_state.step)
+            of_step = partial(objective, jax.random.fold_in(key, batch[0]))
+            one = sgd_of(net, of_step)
+            return one.epoch(varied, train_state, batch[None], x, targets)
 
         return lax.scan(train, train_state, order)
 

@@ -187,7 +187,7 @@ def read_look(line: bytes, layers: int) -> tuple[int, np.ndarray]:
     """
     found = _object(line)
     step = found.get("step")
-    if type(step) is not int:
+    if type(step) is not int or abs(step) >= 2**63:
         raise ValueError(f'"step" is {step!r}, not a whole number')
     look = empty_look(layers)
     for name in (*COSINES, *FIGURES):
@@ -195,7 +195,7 @@ def read_look(line: bytes, layers: int) -> tuple[int, np.ndarray]:
             raise ValueError(f'"{name}" is missing')
         try:
             values = np.array(found[name], np.float64)
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             raise ValueError(f'"{name}" is not an array of numbers') from None
         if values.shape != look[name].shape:
             raise ValueError(f'"{name}" has shape {values.shape}, not {look[name].shape}')

@@ -35,7 +35,7 @@ def report(*recordings: Recording, titles: Sequence[str] = ()) -> "Report":
         ...     ("conv",), (True,), ("",), (), (64,), np.array([100]), np.array([look])
         ... )
         >>> print(report(seen).findings[-1].says)
-        ε matters: it makes up at most 20 % of σ² + ε, in layer 0 (conv) at step 100.
+        In layer 0 (conv) ε was 20 % of σ² + ε at step 100, the most.
     """
     from bnjax.report import make_report
 

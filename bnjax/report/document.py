@@ -11,6 +11,7 @@ from bnjax.geometry import Recording
 from bnjax.report import page
 from bnjax.report.finding import Finding, find_all, outstanding
 from bnjax.report.subject import Subject
+from bnjax.report.words import capital
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,16 +21,31 @@ class Report:
     Attributes:
         subjects: The recordings, and what each is called.
         title: The heading.
-        about: A sentence on what was trained, and what was looked at.
+        trained: A sentence on what was trained.
         missing: Sentences: what cannot be shown, and why.
         more: Findings of the caller's, which follow the others.
     """
 
     subjects: tuple[Subject, ...]
     title: str = "How it learnt"
-    about: str = ""
+    trained: str = ""
     missing: tuple[str, ...] = ()
     more: tuple[Finding, ...] = ()
+
+    @property
+    def about(self) -> str:
+        """Say what was trained, and what was looked at."""
+        parts = [self.trained] if self.trained else []
+        for one in filter(lambda one: one.seen, self.subjects):
+            normalized, looks = sum(one.recording.norm), len(one.recording.steps)
+            low, high = min(one.recording.samples), max(one.recording.samples)
+            of = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+            title = f"{capital(one.title)}: " if one.title else ""
+            parts.append(
+                f"{title}{one.count} layer{'s' * (one.count != 1)}, {normalized} of them "
+                f"normalized; {looks} look{'s' * (looks != 1)} at {of} samples."
+            )
+        return " ".join(parts)
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
@@ -79,8 +95,7 @@ class Report:
         parts = [part for part in (self.title, self.about, *self.missing) if part]
         for one in (*self.findings, *self.more):
             title = f"{one.title} [{', '.join(one.tags)}]" if one.tags else one.title
-            advice = [f"What to do: {words}" for words in one.advice]
-            parts.append("\n".join([title, one.text, *advice]))
+            parts.append(f"{title}\n{one.lines}")
         return "\n\n".join(parts)
 
 
@@ -97,10 +112,10 @@ def make_report(recordings: Sequence[Recording], titles: Sequence[str] = ()) -> 
                 "geometry.report: each argument must be a geometry.Recording; got "
                 f"{type(one).__name__}. Recording.read(path) reads what a Recorder wrote."
             )
-    if not any(len(one.steps) for one in recordings):
+    if not any(len(one.steps) and one.names for one in recordings):
         raise ValueError(
-            f"geometry.report: a recording must hold a look; got {len(recordings)} recordings "
-            "without any. Look at least once before."
+            "geometry.report: a recording must hold a look at a layer; got "
+            f"{len(recordings)} recordings without any. Look at least once before."
         )
     if titles and len(titles) != len(recordings):
         raise ValueError(
@@ -114,4 +129,4 @@ def make_report(recordings: Sequence[Recording], titles: Sequence[str] = ()) -> 
         for k, (recording, title) in enumerate(zip(recordings, titles, strict=True))
     )
     heading = "How it learnt" if several or not titles[0] else f"How {titles[0]} learnt"
-    return Report(subjects, heading, page.describe(subjects))
+    return Report(subjects, heading)

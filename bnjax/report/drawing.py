@@ -20,18 +20,13 @@ _MOST_LAYERS = 4  # of more, some are drawn
 
 
 class Line(NamedTuple):
-    """One line; `low` and `high` bound a band around it, `share` below 1 is lighter.
-
-    It has the colour of its chart, or that of another place in the order of colours.
-    """
+    """One line, the lighter the smaller `share`; in the colour of its chart if it has none."""
 
     x: np.ndarray
     y: np.ndarray
     label: str
     share: float = 1.0
     style: str = "-"
-    low: np.ndarray | None = None
-    high: np.ndarray | None = None
     color: int | None = None
 
 
@@ -72,27 +67,19 @@ class Charts:
         return [self._draw(chart, limits) for chart in self.charts]
 
     def _common_limits(self) -> tuple[float, float] | None:
-        parts = [
-            np.ravel(part)
-            for chart in self.charts
-            for line in chart.lines
-            for part in (line.y, line.low, line.high)
-            if part is not None
-        ]
-        values = np.concatenate([*parts, [self.level[0]] if self.level else []])
+        lines = [line.y for chart in self.charts for line in chart.lines]
+        values = np.concatenate([*lines, [self.level[0]] if self.level else []])
         values = values[np.isfinite(values) & ((values > 0) | (not self.log))]
         if not values.size:
             return None
         low, high = float(values.min()), float(values.max())
         if self.log:
             return low / 1.5, high * 1.5
-        low = min(low, 0.0)
-        room = 0.05 * (high - low) or 1.0
-        return low - room * (low < 0), high + room
+        return min(low, 0.0), high + 0.05 * (high - min(low, 0.0)) or 1.0
 
     def _draw(self, chart: Chart, limits: tuple[float, float] | None) -> str:
         figure, axes = new_figure(chart.title)
-        from matplotlib.ticker import MaxNLocator
+        from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
         axes.set_xlabel(self.x)
         axes.set_ylabel(self.y)
@@ -102,6 +89,10 @@ class Charts:
             axes.grid(alpha=0.3)
             if self.log:
                 axes.set_yscale("log")
+                few = limits is not None and limits[1] < 200 * limits[0]
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter(NullFormatter())
             if limits:
                 axes.set_ylim(*limits)
         for line in chart.lines:
@@ -124,35 +115,21 @@ def over_layers(
     values: Callable[[Subject], np.ndarray],
     caption: str,
     y: str,
-    between: int | None = None,
+    between: int,
     **more: Any,
 ) -> tuple[Charts, ...]:
-    """Draw figures, (K, L), over the layers, at the first look, one between, and the last.
-
-    `between` is the step of the one between; without it, that is the one in the middle.
-    """
+    """Draw figures, (K, L), over the layers: at the first look, at step `between`, at the last."""
     charts = []
     for one in subjects:
-        figures = values(one)
-        steps = one.recording.steps
-        middle = len(steps) // 2 if between is None else int(np.abs(steps - between).argmin())
-        moments = sorted({0, middle, len(steps) - 1})
-        lines = tuple(
-            Line(
-                np.arange(one.count),
-                figures[k],
-                one.when(k),
-                (n + 1) / len(moments),
-                f"{_STYLES[len(moments) - 1 - n]}o",
-            )
+        steps, at = one.recording.steps, np.arange(one.count)
+        moments = sorted({0, int(np.abs(steps - between).argmin()), len(steps) - 1})
+        styles = [f"{style}o" for style in _STYLES[len(moments) - 1 :: -1]]
+        lines = [
+            Line(at, values(one)[k], one.when(k), (n + 1) / len(moments), styles[n])
             for n, k in enumerate(moments)
-            if np.isfinite(figures[k]).any()
-        )
-        if lines and one.count > 1:
-            charts.append(Chart(one.title, one.color, lines))
-    return (Charts(caption, tuple(charts), "layer, from input to output", y, **more),) * bool(
-        charts
-    )
+        ]
+        charts.append(_chart(one, lines, one.count))
+    return _charts(charts, caption, "layer, from input to output", y, more)
 
 
 def over_time(
@@ -160,22 +137,32 @@ def over_time(
     values: Callable[[Subject], np.ndarray],
     caption: str,
     y: str,
-    between: int | None = None,
+    between: int,
     **more: Any,
 ) -> tuple[Charts, ...]:
     """Draw figures, (K, L), over the training: a line for each layer, of many for some."""
     charts = []
     for one in subjects:
-        figures, steps = values(one), one.recording.steps
-        known = np.flatnonzero(np.isfinite(figures).any(0))
-        chosen = known[_spread(len(known))] if len(known) else known
-        lines = tuple(
-            Line(steps, figures[:, at], f"layer {at}", (at + 1) / one.count, _STYLES[n % 4])
-            for n, at in enumerate(chosen)
-        )
-        if lines and len(steps) > 1:
-            charts.append(Chart(one.title, one.color, lines))
-    return (Charts(caption, tuple(charts), subjects[0].unit, y, **more),) * bool(charts)
+        steps, known = one.recording.steps, np.flatnonzero(np.isfinite(values(one)).any(0))
+        lines = [
+            Line(steps, values(one)[:, at], f"layer {at}", (at + 1) / one.count, _STYLES[n])
+            for n, at in enumerate(known[_spread(len(known))])
+        ]
+        charts.append(_chart(one, lines, len(steps)))
+    return _charts(charts, caption, subjects[0].unit, y, more)
+
+
+def _chart(one: Subject, lines: list[Line], points: int) -> Chart:
+    """Make a chart of the lines that have something to show; a single point has not."""
+    known = [line for line in lines if points > 1 and np.isfinite(line.y).any()]
+    return Chart(one.title, one.color, tuple(known))
+
+
+def _charts(
+    charts: list[Chart], caption: str, x: str, y: str, more: dict[str, Any]
+) -> tuple[Charts, ...]:
+    drawn = tuple(chart for chart in charts if chart.lines)
+    return (Charts(caption, drawn, x, y, **more),) if drawn else ()
 
 
 def _spread(count: int) -> list[int]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from bnjax.report.subject import Subject
 
 
@@ -52,9 +54,14 @@ class Finding:
 
     @property
     def text(self) -> str:
-        """Return all that it says of these recordings, but for what to do."""
+        """Return all that it says of these recordings, but for items and what to do."""
+        return f"{self.says} {self.detail}".strip()
+
+    @property
+    def lines(self) -> str:
+        """Return all that it says, in lines."""
         items = [f"{key}: {words}" for key, words in self.items.items()]
-        return " ".join(part for part in (self.says, self.detail, *items) if part)
+        return "\n".join([self.text, *items, *(f"What to do: {words}" for words in self.advice)])
 
 
 Find = Callable[[Sequence[Subject]], Finding | None]
@@ -78,10 +85,11 @@ def find_all(subjects: Sequence[Subject]) -> list[Finding]:
     import bnjax.report.findings  # noqa: F401 (its files register what they hold)
 
     of = {
-        "looks": [one for one in subjects if len(one.recording.steps)],
+        "looks": [one for one in subjects if one.seen],
         "curves": [one for one in subjects if one.curves],
     }
-    found = (find(of[kind]) for find, kind in _REGISTERED if of[kind])
+    with np.errstate(all="ignore"):  # figures from a file may be anything
+        found = [find(of[kind]) for find, kind in _REGISTERED if of[kind]]
     return [one for one in found if one is not None]
 
 

@@ -32,22 +32,26 @@ def definitions(items: Mapping[str, str]) -> str:
     return f"<dl>{''.join(pairs)}</dl>"
 
 
-def figure(pictures: Sequence[str], caption: str) -> str:
-    """Return pictures, SVG, side by side over one caption."""
-    words = text(caption)
+def figure(pictures: Sequence[str], caption: str = "", *, alternative: str = "") -> str:
+    """Return pictures, SVG, side by side over one caption; words for who cannot see them."""
+    words = text(caption or alternative)
     images = "".join(
         f'<img alt="{words}" src="data:image/svg+xml;base64,'
         f'{base64.b64encode(svg.encode()).decode()}">'
         for svg in pictures
     )
     kind = ' class="row"' if len(pictures) > 1 else ""
-    return (
-        f'<figure{kind}><div class="grid">{images}</div><figcaption>{words}</figcaption></figure>'
-    )
+    below = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
+    return f'<figure{kind}><div class="grid">{images}</div>{below}</figure>'
 
 
-def grid(figures: Sequence[str]) -> str:
-    """Return figures in columns, on a wide page in two or three."""
-    threes = len(figures) % 3 == 0 and not any('class="row"' in each for each in figures)
-    kind = "grid threes" if threes else "grid"
-    return f'<div class="{kind}">{"".join(figures)}</div>' * bool(figures)
+def section(name: str, title: str, said: str, figures: Sequence[str] = ()) -> str:
+    """Return a section: its plain title, what it says as HTML, and figures.
+
+    One figure stands beside the text, several below it, on a wide page in two or three columns.
+    """
+    rows = any('class="row"' in each for each in figures)
+    beside = ' class="beside"' if len(figures) == 1 and not rows else ""
+    threes = " threes" if len(figures) % 3 == 0 and not rows else ""
+    drawn = f'<div class="grid{threes}">{"".join(figures)}</div>' * bool(figures)
+    return f'<section id="{name}"{beside}><h2>{text(title)}</h2><div>{said}</div>{drawn}</section>'

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bnjax.report.finding import Finding
-from bnjax.report.markup import definitions, figure, grid, page, text
+from bnjax.report.markup import definitions, figure, page, section, text
 from bnjax.report.subject import Subject
 from bnjax.report.words import number, share
 
@@ -52,27 +52,13 @@ def write(report: "Report") -> str:
     return page(report.title, body)
 
 
-def describe(subjects: Sequence[Subject]) -> str:
-    """Say in a sentence what was looked at."""
-    parts = []
-    for one in subjects:
-        normalized, looks = sum(one.recording.norm), len(one.recording.steps)
-        layers = f"{one.count} layer{'s' * (one.count != 1)}"
-        samples = sorted(set(one.recording.samples))
-        of = f"{samples[0]:,}" if len(samples) == 1 else f"{samples[0]:,} to {samples[-1]:,}"
-        parts.append(
-            f"{one.title + ': ' if one.title else ''}{layers}, {normalized} of them normalized; "
-            f"{looks} look{'s' * (looks != 1)}, on {of if samples else 'no'} samples"
-        )
-    return "; ".join(parts) + "." if parts else ""
-
-
 def per_layer(one: Subject) -> list[dict[str, float | None]]:
     """Return the last look's figures, a dict for each layer; None for what a layer lacks."""
-    columns = {
-        key: (one.cosines(int(key[-1])) if key.startswith("mean_") else one.figures(key))[-1]
-        for key in _COLUMNS
-    }
+    with np.errstate(all="ignore"):  # figures from a file may be anything
+        columns = {
+            key: (one.cosines(int(key[-1])) if key.startswith("mean_") else one.figures(key))[-1]
+            for key in _COLUMNS
+        }
     return [
         {key: float(of[at]) if np.isfinite(of[at]) else None for key, of in columns.items()}
         for at in range(one.count)
@@ -88,19 +74,17 @@ def _summary(short: Iterable[Finding]) -> str:
 
 def _words(subjects: Sequence[Subject]) -> list[str]:
     return ["<section><h2>The words of this page</h2>", definitions(_WORDS), "</section>"] * any(
-        len(one.recording.steps) for one in subjects
+        one.seen for one in subjects
     )
 
 
 def _section(one: Finding) -> str:
-    parts = [f'<section id="{one.name}"><h2>{text(one.title)}</h2>']
-    if one.measure:
-        parts.append(f'<p class="measure">{text(one.measure)}</p>')
-    parts.append(f"<p>{text(f'{one.says} {one.detail}')}{_tags(one.tags)}</p>")
-    parts += [definitions(one.items)] * bool(one.items)
-    parts.append(grid([figure(each.draw(), each.caption) for each in one.pictures]))
-    parts += [f"<p>What to do: {text(words)}</p>" for words in one.advice]
-    return "".join([*parts, "</section>"])
+    said = [f'<p class="measure">{text(one.measure)}</p>'] * bool(one.measure)
+    said.append(f"<p>{text(one.text)}{_tags(one.tags)}</p>")
+    said += [definitions(one.items)] * bool(one.items)
+    said += [f"<p>What to do: {text(words)}</p>" for words in one.advice]
+    figures = [figure(each.draw(), each.caption, alternative=one.title) for each in one.pictures]
+    return section(one.name, one.title, "".join(said), figures)
 
 
 def _advice(findings: Iterable[Finding]) -> list[str]:
@@ -117,7 +101,7 @@ def _advice(findings: Iterable[Finding]) -> list[str]:
 def _tables(subjects: Sequence[Subject]) -> list[str]:
     tables, shown = [], {}
     for one in subjects:
-        if not len(one.recording.steps):
+        if not one.seen:
             continue
         layers = per_layer(one)
         columns = [key for key in _COLUMNS if any(row[key] is not None for row in layers)]

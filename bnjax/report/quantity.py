@@ -37,7 +37,7 @@ class Quantity:
         strength: Of the peaks found.
         chart: `over_layers` or `over_time`.
         drawn: What is drawn, if not `values`.
-        caption: Of the chart.
+        caption: Of the chart, if it says more than the title.
         axes: More for the chart: log, limits, level.
     """
 
@@ -77,7 +77,7 @@ class Quantity:
         strength = self.strength(peaks)
         figures: dict[str, Any] = {name: self._figures(*pair) for name, pair in of.items()}
         if self.compared and len(known) > 1 and (found := self._compare(known[0], known[1])):
-            says.insert(0, found[0])
+            says = [found[0]]
             figures["compared"] = found[1]
             step = found[1]["step"]
             strength = max(strength, float(farthest(np.array(found[1]["ratio"]))) - 0.3)
@@ -93,7 +93,7 @@ class Quantity:
             pictures=self.chart(
                 known,
                 self.drawn or self.values,
-                self.caption or self.title,
+                self.caption,
                 self.y,
                 step,
                 **self.axes,

@@ -62,6 +62,11 @@ class Subject:
         return np.where(shares.sum(2) > 0, np.max(np.where(shares > 0, edge, 0), 2), np.nan)
 
     @property
+    def seen(self) -> bool:
+        """Return whether there is a look at a layer."""
+        return bool(len(self.recording.steps)) and self.count > 0
+
+    @property
     def count(self) -> int:
         """Return L."""
         return len(self.recording.names)

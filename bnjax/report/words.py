@@ -54,5 +54,5 @@ def degrees(cosine: float) -> float:
 
 def chance(samples: int) -> float:
     """Return the mean |cos| between random vectors of as many samples, their mean taken off."""
-    d = max(1, samples - 1)
+    d = max(1, min(samples, 10**9) - 1)
     return math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)

@@ -13,7 +13,8 @@ from sphinx.writers.html5 import HTML5Translator
 NUMBER = re.compile(r"\\tag\{([^}]*)\}")
 # docutils sets the index of x̂_s below the x, and the hat above: let it stand to the right
 ACCENTED = re.compile(
-    r"<munderover>(\s*<mi[^>]*>[^<]*</mi>)((?:(?!munderover).)*?)(<mo [^>]*>[ˆ¯˙]</mo>\s*)</munderover>",
+    r"<munderover>(\s*<mi[^>]*>[^<]*</mi>)((?:(?!munderover).)*?)"
+    r"(<mo [^>]*>[ˆ¯˙]</mo>\s*)</munderover>",
     re.DOTALL,
 )
 INDEXED = r'<msub><mover accent="true">\1\3</mover>\2</msub>'

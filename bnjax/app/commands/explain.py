@@ -13,10 +13,11 @@ from bnjax.app.io.terminal import console as make_console
 from bnjax.app.io.terminal import say
 from bnjax.app.options import Explain
 from bnjax.app.report import weight as weights
-from bnjax.app.report.evidence import Evidence, gather, recordings_in
+from bnjax.app.report.evidence import Evidence, gather
+from bnjax.app.report.subjects import describe_run, networks_of, recordings_in
 from bnjax.app.report.weight import Weight
 from bnjax.report import Report, Subject
-from bnjax.report.page import describe, per_layer
+from bnjax.report.page import per_layer
 
 
 def explain(options: Explain) -> int:
@@ -73,9 +74,9 @@ def _choose(evidence: Evidence, options: Explain) -> Weight | None:
 
 def _of_run(evidence: Evidence, weight: Weight | None, *, checked: bool) -> Report:
     return Report(
-        evidence.subjects,
+        networks_of(evidence),
         f"How the run {evidence.path.resolve().name} learnt",
-        evidence.about,
+        describe_run(evidence),
         tuple(evidence.missing),
         () if weight is None else (weights.as_finding(weight, evidence, checked=checked),),
     )
@@ -83,7 +84,7 @@ def _of_run(evidence: Evidence, weight: Weight | None, *, checked: bool) -> Repo
 
 def _of_recordings(path: Path, subjects: Sequence[Subject]) -> Report:
     name = path.resolve().stem if path.is_file() else path.resolve().name
-    return Report(tuple(subjects), f"How {name} learnt", describe(subjects))
+    return Report(tuple(subjects), f"How {name} learnt")
 
 
 def _write(path: Path, report: Report) -> Path:
@@ -108,15 +109,12 @@ def _print(console: Console, report: Report) -> None:
     for finding in (*report.findings, *report.more):
         tags = f" [{', '.join(finding.tags)}]" if finding.tags else ""
         console.print(f"{finding.title}{tags}", style="bold")
-        console.print(finding.text)
-        for words in finding.advice:
-            console.print(f"What to do: {words}")
-        console.print()
+        console.print(f"{finding.lines}\n")
 
 
 def _gathered(path: Path, report: Report, weight: Weight | None) -> dict[str, Any]:
-    seen = [one for one in report.subjects if len(one.recording.steps)]
-    kept = ("name", "title", "says", "text", "advice", "tags", "figures", "strength")
+    seen = [one for one in report.subjects if one.seen]
+    kept = ("name", "title", "text", "items", "advice", "tags", "figures", "strength")
     return {
         "run": str(path),
         "missing": report.missing,

@@ -39,15 +39,18 @@ class Predict:
 
 @dataclass(frozen=True)
 class Explain:
-    """Explain how the networks of a run learnt: a page of words and pictures in its folder.
+    """Explain how networks learnt: a page of words and pictures.
 
     Example: bnjax train --diagnostics 1 --out runs/digits, then bnjax explain runs/digits
+
+    Example: bnjax explain recording.jsonl, what a geometry.Recorder wrote in any training
 
     Example: bnjax explain runs/digits --layer 2 --neuron 17 --input 3
     """
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run's folder."""
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|FILE")]
+    """The folder of a run, a file that a geometry.Recorder wrote, or a folder of such files, which
+    are compared."""
     layer: Annotated[int | None, unset("N")] = None
     """Of the weight to look at closely; layers, neurons and inputs are counted from zero."""
     neuron: Annotated[int | None, unset("N")] = None

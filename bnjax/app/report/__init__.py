@@ -1,5 +1,6 @@
 """Pictures and tables of a run, and what it holds for the report of `bnjax explain`.
 
 The rooms: `pictures` and `tables` (of `bnjax train` and `sweep`), `evidence` (what a run folder
-holds that explains it, as recordings), `weight` (one weight), `sphere` (its picture).
+holds that explains it), `subjects` (recordings of it), `weight` (one weight), `sphere` (its
+picture).
 """

@@ -6,7 +6,7 @@ from typing import BinaryIO
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from bnjax.app.report.pictures import COLOURS
 from bnjax.claims import Chart, Curve, over_seeds
@@ -17,6 +17,7 @@ _SIZE = (4.6, 4.2)
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = "os^Dv"
 _APART = 0.12  # of names on an axis
+_FEW_DECADES = 300
 
 
 def picture(charts: Sequence[Chart]) -> Callable[[BinaryIO], object]:
@@ -66,13 +67,21 @@ def _draw(axes: Axes, chart: Chart) -> None:
     if chart.percent:
         axes.set_ylim(0, 101)
     if chart.log_y:
-        axes.yaxis.set_major_locator(LogLocator(numticks=8))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        _label_powers(axes)
     axes.set_title(chart.title, fontsize=10, parse_math=False)
     axes.set_xlabel(chart.x)
     axes.set_ylabel(f"{chart.y}, %" if chart.percent else chart.y)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False)
+
+
+def _label_powers(axes: Axes) -> None:
+    """Label a logarithmic y axis: 1, 2, 5, 10, ... where it spans few decades."""
+    low, high = axes.get_ylim()
+    if high < _FEW_DECADES * low:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_curve(

@@ -1,10 +1,6 @@
-"""What a run folder holds that explains it, as recordings with titles, and networks with angles.
-
-What is missing is named, and the rest still used.
-"""
+"""What a run folder holds that explains it; what is missing is named, and the rest still used."""
 
 import dataclasses
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +12,6 @@ import numpy as np
 from bnjax import geometry
 from bnjax.app import data as datasets
 from bnjax.app.errors import UserError
-from bnjax.app.io import files
 from bnjax.app.measures import looks
 from bnjax.app.measures.looks import Batch
 from bnjax.app.options import Train
@@ -24,16 +19,11 @@ from bnjax.app.run import config as run_config
 from bnjax.app.run import metrics as run_metrics
 from bnjax.app.run.config import Config
 from bnjax.app.run.metrics import Line
-from bnjax.app.run.networks import NAMES, TITLES, make_network
+from bnjax.app.run.networks import NAMES, make_network
 from bnjax.app.run.saved import SavedNetwork, load_run
-from bnjax.geometry import Angles, Recording, look_dtype
-from bnjax.report import Curve, Subject
+from bnjax.geometry import Angles
 
 _FEW = 10
-_MOST = 2**32  # bytes of a recording
-_BOUNDED = ("sigmoid", "tanh")
-# what a run records beside the figures of a recording
-_MORE = {"percentiles": (len(geometry.PERCENTILES),), "directions": ()}
 _observe = jax.jit(geometry.observe, static_argnums=0)
 
 
@@ -68,73 +58,9 @@ class Evidence:
         return self.config["options"]
 
     @property
-    def subjects(self) -> tuple[Subject, ...]:
-        """Return a recording of each network, with its curves."""
-        return tuple(
-            Subject(
-                name,
-                TITLES[name],
-                _as_recording(self, name, self.history.get(name)),
-                unit="epoch",
-                curves=_curves(self.metrics.get(name, [])),
-                color=color,
-            )
-            for color, name in enumerate(NAMES)
-            if name in self.metrics or name in self.history
-        )
-
-    @property
-    def about(self) -> str:
-        """Say in a sentence what was trained, and what was looked at."""
-        options, resolved = self.options, self.config["resolved"]
-        hidden = "–".join(map(str, options["hidden"])) or "none"
-        text = (
-            f"{options['data']}, hidden layers {hidden} ({options['activation']}), "
-            f"{options['cost']}, {options['optimizer']} with learning rate "
-            f"{resolved['learning_rate']:g}, batches of {resolved['batch_size']}."
-        )
-        looks = [f"{len(rows)} at {TITLES[name]}" for name, rows in self.history.items()]
-        if looks:
-            text += (
-                f" Looks at its geometry: {', '.join(looks)}, on the same {self.samples} samples "
-                "of the training set."
-            )
-        return text
-
-    @property
     def samples(self) -> int:
         """Return B, how many samples were looked at; 0 if none."""
         return 0 if self.batch is None else len(self.batch[0])
-
-
-def recordings_in(path: Path) -> list[Subject]:
-    """Read the recording that a file is, or those in a folder that is no run of `bnjax train`.
-
-    Raises:
-        UserError: A file cannot be read, or holds no recording or no look.
-    """
-    single = path.is_file() or not path.is_dir() and path.exists()
-    if not single and (os.path.exists(path / run_config.FILE) or not path.is_dir()):
-        return []
-    found = [path] if single else sorted(path.glob("*.jsonl"))
-    found = [file for file in found if single or file.name != run_metrics.FILE]
-    subjects = []
-    for color, file in enumerate(found):
-        try:
-            files.check_plain(file, most=_MOST)
-            recording = Recording.read(file)
-        except OSError as error:
-            raise UserError(
-                f"{file}: {files.reason(error)}; name the folder of a run, or what a "
-                "geometry.Recorder wrote"
-            ) from None
-        except ValueError as error:
-            raise UserError(f"{error} Name what a geometry.Recorder wrote.") from None
-        if not len(recording.steps):
-            raise UserError(f"{file}: holds no look yet; go on training, and ask again")
-        title = file.stem if len(found) > 1 else ""
-        subjects.append(Subject(file.stem, title, recording, color=color))
-    return subjects
 
 
 def gather(path: str | Path) -> Evidence:
@@ -261,44 +187,3 @@ def _batch(found: Evidence) -> Batch | None:
         return None
     x, targets = jnp.asarray(data.x_train), jnp.asarray(data.targets_train)
     return looks.choose_batch(x, targets, batch_size=resolved["batch_size"], seed=options["seed"])
-
-
-def _as_recording(found: Evidence, name: str, rows: np.ndarray | None) -> Recording:
-    """Return rows of geometry.npz as a recording; without looks where there are no rows."""
-    options = found.options
-    hidden = len(options["hidden"])
-    norm = [name == "bn" and (at < hidden or options["norm_output"]) for at in range(hidden + 1)]
-    # what only normalized layers have, and what only hidden ones have
-    places = {
-        hidden: np.arange(hidden),
-        sum(norm): np.flatnonzero(norm),
-        hidden + 1: np.arange(hidden + 1),
-    }
-    more = [(key, np.float64, (hidden + 1, *shape)) for key, shape in _MORE.items()]
-    dtype = np.dtype(look_dtype(hidden + 1).descr + more)
-    looks = np.full(0 if rows is None else len(rows), np.nan, dtype)
-    if rows is not None:
-        for key in {*(dtype.names or ())} & {*(rows.dtype.names or ())}:
-            looks[key][:, places[rows[key].shape[1]]] = rows[key]
-    looks["bounded"] = options["activation"] in _BOUNDED
-    return Recording(
-        names=tuple(f"layer {at}" for at in range(hidden + 1)),
-        norm=tuple(norm),
-        unfollowed=("",) * (hidden + 1),
-        skipped=(),
-        samples=(found.samples,) * (hidden + 1),
-        steps=np.zeros(0, np.int64) if rows is None else rows["epoch"].astype(np.int64),
-        looks=looks,
-    )
-
-
-def _curves(lines: list[Line]) -> dict[str, Curve]:
-    """Return the course of cost and accuracy; of the test cost, for regression."""
-    if not lines:
-        return {}
-    test = "test_cost" if lines[0]["test_accuracy"] is None else "test_accuracy"
-    steps = np.array([line["step"] for line in lines])
-    return {
-        title: Curve(steps, np.array([line[key] for line in lines], np.float64))
-        for title, key in (("training cost", "cost"), (test.replace("_", " "), test))
-    }

@@ -15,10 +15,9 @@ from bnjax.app.report.weight import Weight
 from bnjax.report.drawing import new_figure, svg
 from bnjax.report.words import degrees
 
-_COLOURS = {"Δ̂": "#b5541c", "û": "#2f7d4f", "x̂": "#1c5cb5"}
-_MARKERS = {"Δ̂": "^", "û": "s", "x̂": "o"}
+_MARKS = {"Δ̂": ("^", "#b5541c"), "û": ("s", "#2f7d4f"), "x̂": ("o", "#1c5cb5")}
 _SIDES = (("Δ̂", "x̂"), ("û", "x̂"), ("Δ̂", "û"))  # θ1, θ2, θ3
-_ROOM = 0.93  # |cos| of a side from which on its corners lie too close for a label
+_ROOM = 0.93  # |cos| of a side from which on its ends lie too close for a name
 
 
 @dataclass(frozen=True)
@@ -42,50 +41,47 @@ class Triangle:
 
 
 def _draw(weight: Weight) -> Figure:
-    """Draw the triangle, as far as the vectors have directions."""
+    """Draw the triangle, as far as the vectors have directions; dashed or hollow what is behind."""
     points = _view(place(weight))
-    sides = [
-        (k, one, other) for k, (one, other) in enumerate(_SIDES) if {one, other} <= points.keys()
-    ]
-    angles = [f"θ{k + 1} = {degrees(weight.cosines[k]):.0f}°" for k, *_ in sides]
+    sides = [(k, *ends) for k, ends in enumerate(_SIDES) if {*ends} <= points.keys()]
     named = zip(("Δ", "u", "x"), weight.defined, strict=True)
-    missing = [f"{name} has no direction" for name, known in named if not known]
-    figure, axes = new_figure("; ".join([*missing, ", ".join(angles)]), (5.2, 5.0))
+    title = [f"{name} has no direction" for name, known in named if not known]
+    title += [f"θ{k + 1} = {degrees(weight.cosines[k]):.0f}°" for k, *_ in sides]
+    title += [] if weight.corner is None else [f"at x̂ {weight.corner:.0f}°"]
+    figure, axes = new_figure(", ".join(title), (5.2, 5.0))
     axes.set_aspect("equal")
     axes.set_axis_off()
-    axes.set_xlim(-1.25, 1.25)
-    axes.set_ylim(-1.2, 1.2)
-    _globe(axes)
-    middle = np.mean([point[:2] for point in points.values()], 0) if points else np.zeros(2)
+    axes.set(xlim=(-1.25, 1.25), ylim=(-1.2, 1.2))
+    around = np.linspace(0, 2 * np.pi, 200)
+    axes.fill(np.cos(around), np.sin(around), facecolor="0.97", edgecolor="0.6", zorder=0)
+    middle = np.mean([*points.values()], 0) if points else np.zeros(3)
     for k, one, other in sides:
-        _side(axes, points[one], points[other], f"θ{k + 1}", middle)
-    if weight.corner is not None and max(map(abs, weight.cosines[:2])) < _ROOM:
-        _corner(axes, points["x̂"], points["Δ̂"], points["û"], f"{weight.corner:.0f}°")
-    places = _labels(points)
+        way = _arc(points[one], points[other])
+        for front, style in ((True, "-"), (False, (0, (4, 3)))):
+            x, y = (np.where((way[:, 2] >= -1e-9) == front, way[:, i], np.nan) for i in range(2))
+            axes.plot(x, y, linestyle=style, color="0.25", linewidth=1.8, zorder=3)
+        if abs(points[one] @ points[other]) < _ROOM:
+            half = way[len(way) // 2]
+            across = np.cross(half, way[-1] - way[0])[:2]  # flat triangles: left and right
+            side = (half - middle)[:2] @ across
+            away = across * (np.sign(side) if abs(side) > 0.02 else 1 - k % 2 * 2)
+            _write(axes, f"θ{k + 1}", half, away, size=12)
     for name, point in points.items():
-        color = _COLOURS[name]
+        marker, color = _MARKS[name]
         face = "white" if point[2] < -1e-9 else color
-        axes.plot(
-            point[0],
-            point[1],
-            _MARKERS[name],
-            markersize=10,
-            markerfacecolor=face,
-            markeredgecolor=color,
-            markeredgewidth=1.5,
-            zorder=5,
-        )
-        axes.text(
-            places[name][0],
-            places[name][1],
-            name,
-            fontsize=15,
-            color=color,
-            zorder=6,
-            ha="center",
-            va="center",
-        )
+        more = {"markersize": 10, "markerfacecolor": face, "markeredgecolor": color, "zorder": 5}
+        axes.plot(point[0], point[1], marker, **more)
+        _write(axes, name, point, point - middle, size=15, color=color)
     return figure
+
+
+def _write(
+    axes: Axes, name: str, at: np.ndarray, away: np.ndarray, *, size: int, color: str = "black"
+) -> None:
+    """Write a name beside a point, in the direction `away`."""
+    length = float(np.linalg.norm(away[:2]))
+    x, y = at[:2] + 0.13 * (away[:2] / length if length > 1e-3 else np.array([0.0, 1.0]))
+    axes.text(x, y, name, fontsize=size, color=color, ha="center", va="center", zorder=6)
 
 
 def place(weight: Weight) -> dict[str, np.ndarray]:
@@ -122,17 +118,6 @@ def _view(points: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: turned @ point for name, point in points.items()}
 
 
-def _globe(axes: Axes) -> None:
-    around = np.linspace(0, 2 * np.pi, 200)
-    axes.fill(np.cos(around), np.sin(around), color="0.97", zorder=0)
-    axes.plot(np.cos(around), np.sin(around), color="0.6", linewidth=1)
-    half = np.linspace(-1, 1, 60)
-    for level in (-0.5, 0.0, 0.5):  # seen slightly from above, for roundness
-        width = np.sqrt(1 - level**2)
-        dip = 0.25 * width * np.sqrt(1 - half**2)
-        axes.plot(width * half, level - dip, color="0.85", linewidth=0.8, zorder=0.5)
-
-
 def _arc(one: np.ndarray, other: np.ndarray, count: int = 60) -> np.ndarray:
     """Return points on the shortest path between two, (count, 3)."""
     beside = other - (one @ other) * one
@@ -142,42 +127,3 @@ def _arc(one: np.ndarray, other: np.ndarray, count: int = 60) -> np.ndarray:
         length = float(np.linalg.norm(beside))
     angle = np.arccos(np.clip(one @ other, -1, 1)) * np.linspace(0, 1, count)
     return np.cos(angle)[:, None] * one + np.sin(angle)[:, None] * (beside / length)
-
-
-def _labels(points: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return places for the names: x̂'s above, the others' to the left and to the right."""
-    places = {"x̂": points["x̂"][:2] + (0, 0.14)} if "x̂" in points else {}
-    others = sorted(points.keys() - {"x̂"}, key=lambda name: (points[name][0], name))
-    for name, away in zip(others, (-0.13, 0.13)[-len(others) :], strict=True):
-        places[name] = points[name][:2] + (away, -0.06)
-    return places
-
-
-def _side(axes: Axes, one: np.ndarray, other: np.ndarray, label: str, middle: np.ndarray) -> None:
-    way = _arc(one, other)
-    for front, style in ((True, "-"), (False, (0, (4, 3)))):
-        seen = (way[:, 2] >= -1e-9) == front
-        x, y = (np.where(seen, way[:, k], np.nan) for k in range(2))
-        axes.plot(x, y, linestyle=style, color="0.25", linewidth=1.8, zorder=3)
-    if abs(one @ other) < _ROOM:
-        along = way[len(way) // 2 + 1, :2] - way[len(way) // 2, :2]
-        across = np.array([-along[1], along[0]]) / max(float(np.linalg.norm(along)), 1e-9)
-        place = way[len(way) // 2, :2]
-        inwards = across @ (middle - place)
-        # a flat triangle has no inside: its two long sides are named left and right of it
-        flat = np.sign(across[0]) * (-1 if label == "θ2" else 1)
-        outwards = -np.sign(inwards) if abs(inwards) > 0.02 else flat
-        x, y = place + 0.1 * outwards * across
-        axes.text(x, y, label, fontsize=12, ha="center", va="center", zorder=4)
-
-
-def _corner(axes: Axes, at: np.ndarray, one: np.ndarray, other: np.ndarray, label: str) -> None:
-    """Mark the angle at a corner."""
-    near = []
-    for point in (one, other):
-        beside = point - (at @ point) * at
-        near.append(np.cos(0.22) * at + np.sin(0.22) * beside / np.linalg.norm(beside))
-    way = _arc(near[0], near[1])
-    axes.plot(way[:, 0], way[:, 1], color=_COLOURS["x̂"], linewidth=1.2, zorder=3)
-    x, y, _ = way[len(way) // 2] + 0.55 * (way[len(way) // 2] - at)
-    axes.text(x, y, label, fontsize=9, color=_COLOURS["x̂"], ha="center", va="center", zorder=4)

@@ -9,9 +9,9 @@ from bnjax.app.io.terminal import console as make_console
 from bnjax.app.report import charts
 from bnjax.app.run.measured import Outcome
 from bnjax.identities.sources import SOURCES
-from bnjax.report.markup import definitions, grid, page, text
+from bnjax.report.markup import definitions, page, section, text
 
-_HEADINGS = ("claim", "source", "varied", "measured: median (least–most)", "verdict")
+_HEADINGS = ("claim", "source", "varied", "measured: median (least to most)", "verdict")
 
 
 def show(result: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
@@ -111,10 +111,7 @@ def _section(outcome: Outcome) -> str:
         "Verdict": _verdict(outcome),
     }
     drawn = charts.panels(claim.charts(outcome.measured))
-    return (
-        f'<section id="{claim.name}"><h2>{text(claim.text)}</h2>{definitions(items)}'
-        f"{grid(drawn)}</section>"
-    )
+    return section(claim.name, claim.text, definitions(items), drawn)
 
 
 def _sources(outcomes: Sequence[Outcome]) -> dict[str, str]:

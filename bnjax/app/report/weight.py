@@ -97,34 +97,23 @@ class Weight:
         )
 
     def _with_normalization(self) -> str:
-        theta1, theta2, theta3 = map(degrees, self.cosines)
-        cos1, cos2, cos3 = self.cosines
-        if self.reason != "learning":
-            text = f"It stopped because {self.reason}"
-            if self.reason.startswith("the error is aligned"):
-                text += f" (θ1 = {theta1:.1f}°, ∂C/∂γ = {number(self.gamma_gradient or 0.0)})"
-            elif self.reason.startswith("the input is aligned"):
-                text += f" (θ2 = {theta2:.1f}°): whatever it could teach, normalization takes off"
-            return f"{text}."
-        taken = (self.rho or 0.0) ** 2 * cos1 * cos2
-        little = abs(self.bracket) < _LITTLE
-        text = (
-            f"It {'hardly learns' if little else 'learns'} because the bracket is "
-            f"{number(self.bracket)}: error and input are at θ3 = {theta3:.0f}°, cos θ3 = "
-            f"{number(cos3)}; "
+        theta1, theta2, theta3 = (
+            f"θ{k + 1} = {degrees(c):.1f}°" for k, c in enumerate(self.cosines)
         )
-        if abs(taken) < 0.005:
-            text += "x̂ changes nothing about it"
-        elif taken * cos3 > 0:
-            more = ", more than there was" if abs(taken) > abs(cos3) else ""
-            text += f"of that normalization takes off {number(taken)}, which lies along x̂{more}"
-        else:
-            text += f"taking off what lies along x̂ adds {number(-taken)}"
-        text += f" (θ1 = {theta1:.0f}°, θ2 = {theta2:.0f}°)."
-        if self.corner is not None:
-            right = ", nearly a right angle" if abs(self.corner - 90) < 6 else ""
-            text += f" Beside x̂ the two are at {self.corner:.0f}°{right}."
-        return text
+        if self.reason != "learning":
+            return f"It stopped because {self.reason} ({theta1}, {theta2})."
+        cos1, cos2, cos3 = self.cosines
+        taken = (self.rho or 0.0) ** 2 * cos1 * cos2
+        hardly = "hardly learns" if abs(self.bracket) < _LITTLE else "learns"
+        text = (
+            f"It {hardly}: of cos θ3 = {number(cos3)} ({theta3}) normalization takes off "
+            f"{number(taken)}, what lies along x̂ ({theta1}, {theta2}), and leaves "
+            f"{number(self.bracket)}."
+        )
+        if self.corner is None:
+            return text
+        right = ", nearly a right angle" if abs(self.corner - 90) < 6 else ""
+        return f"{text} Beside x̂ error and input are at {self.corner:.0f}°{right}."
 
     @property
     def _balanced(self) -> bool:

@@ -25,7 +25,7 @@ register(
         ("BL.4", "G.5"),
         _of_the_last,
         "the error at {place} was {value} the length of that at the last layer {when}{last}",
-        "length of Δ, over the last layer's",
+        "|Δ|, over the last layer's",
         order=farthest,
         write=times,
         strength=apart,

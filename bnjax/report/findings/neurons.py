@@ -1,15 +1,10 @@
 """What the layers compute: γ, flat activations (BL.9), how much neurons differ (G.1)."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
 from bnjax import geometry
-from bnjax.report.drawing import Chart, Charts, Line, over_layers
 from bnjax.report.finding import register
 from bnjax.report.quantity import Quantity, apart, farthest
-from bnjax.report.subject import Subject
 from bnjax.report.words import share
 
 register(
@@ -30,26 +25,6 @@ register(
 )
 
 
-def _with_inputs(subjects: Sequence[Subject], *others: Any, **more: Any) -> tuple[Charts, ...]:
-    """Draw beside the rest what activations are fed with at the last look, where that is known."""
-    charts = []
-    for one in subjects:
-        if (spread := one.figures("percentiles")).ndim < 3:
-            continue
-        p5, p25, p50, p75, p95 = spread[-1].T
-        at = np.arange(one.count)
-        lines = (
-            Line(at, p50, "median, 90 %", low=p5, high=p95),
-            Line(at, p50, "middle half", low=p25, high=p75),
-        )
-        charts.append(Chart(one.title, one.color, lines))
-    caption = "What activations are fed with at the last look, over all neurons and samples."
-    inputs = Charts(
-        caption, tuple(charts), "layer, from input to output", "input of the activation"
-    )
-    return over_layers(subjects, *others, **more) + (inputs,) * bool(charts)
-
-
 register(
     Quantity(
         "activations",
@@ -64,7 +39,6 @@ register(
         "share that is flat",
         at_end=True,
         write=share,
-        chart=_with_inputs,
     )
 )
 

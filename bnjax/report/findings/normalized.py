@@ -129,7 +129,7 @@ for _kind, _name, _field_name, _title, _measure, _says, _none in (
             none=_none,
             write=share,
             detail=_nearest(_kind),
-            strength=lambda peaks: math.log10(1 + 20 * max(p.value for p in peaks)),
+            strength=lambda peaks: math.log10(1 + 20 * max(0.0, *(p.value for p in peaks))),
             drawn=_normalized(lambda one, kind=_kind: one.largest_cosine(kind)),
             caption=f"The largest |cos θ{_kind}| of each normalized layer, rounded down to 0.05.",
             axes={"limits": (0.0, 1.05), "level": (math.sqrt(1 - geometry.ALIGNED**2), "stopped")},
@@ -189,15 +189,15 @@ register(
     Quantity(
         "epsilon",
         "How far ε matters",
-        "A layer is divided by √(σ² + ε), where σ² is the variance of a neuron's sum x and ε a "
-        "small constant that keeps it from zero. The figure is ε/(σ² + ε), a mean over a layer's "
+        "A neuron's sum x is divided by √(σ² + ε), where σ² is its variance and ε a small constant "
+        "that keeps the root from zero. The figure is ε/(σ² + ε), a mean over a layer's "
         "neurons: that share of the error along x̂ comes through.",
         ("G.2", "D.3"),
         _normalized(_field("eps_share")),
         "in {place} ε was {value} of σ² + ε {when}, the most{last}",
         "ε/(σ² + ε)",
         write=share,
-        strength=lambda peaks: math.log10(1 + 10 * max(p.value for p in peaks)),
+        strength=lambda peaks: math.log10(1 + 10 * max(0.0, *(p.value for p in peaks))),
         axes={"log": True},
     )
 )

@@ -102,8 +102,9 @@ def wrong(subjects: Sequence[Subject]) -> Finding | None:
             worst = max(those, key=lambda found: found.figure)
             where = one.layers([places[found.layer] for found in those])
             of = f" of {one.title}" if one.title else ""
-            which = f"at worst, in {one.layer(places[worst.layer])}: " if those[1:] else ""
-            says.append(f"{capital(where)}{of}: {which}{worst.sentence}")
+            which = f"at worst, in {one.layer(places[worst.layer])}, " if those[1:] else ""
+            text = f"{worst.sentence[0].lower()}{worst.sentence[1:]}"
+            says.append(f"{capital(where)}{of}: {which}{text}")
             key = f"{name}{one.inside}"
             first = f"{says[-1]} " if len(says) > 3 else ""
             items[capital(key)] = f"{first}{worst.fault.meaning}"
