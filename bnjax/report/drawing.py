@@ -214,8 +214,6 @@ def _line(axes: "Axes", line: Line, color: str, log: bool) -> None:
         markersize=4,
         label=line.label,
     )
-    if line.low is not None and line.high is not None:
-        axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.25, linewidth=0)
 
 
 def shade(color: str, share: float) -> tuple[float, ...]:
