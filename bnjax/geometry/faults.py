@@ -208,7 +208,8 @@ def faults(recording: Recording) -> tuple[Found, ...]:
     """Find what is wrong with the layers of a recording.
 
     Args:
-        recording: From a `Recorder`.
+        recording: From a `Recorder`. Before the first step some faults are none yet: a last layer
+            that begins at zero lets no error pass.
 
     Returns:
         The faults found, in the order of `FAULTS`, and of each the layers in theirs; empty where

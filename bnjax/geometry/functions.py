@@ -130,8 +130,8 @@ def _find_layers(
     if not sites and not skipped:
         raise ValueError(
             "geometry.observe_function: `loss` must normalize by `bnjax.batch_norm` or a layer of "
-            "`bnjax.layers` in training mode; there is no normalization in it. Pass plain=True to "
-            "observe the layers without."
+            "`bnjax.layers` in training mode; there is no normalization in it"
+            + (", nor another layer." if plain else ". Pass plain=True to observe layers without.")
         )
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), found[0].shapes)
     cost, pull_back, arrays = jax.vjp(evaluate, zeros, has_aux=True)

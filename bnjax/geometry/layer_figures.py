@@ -18,12 +18,11 @@ _NORMALIZED_ONLY = (*_OF_GAMMA, "eps_share", "removed", "swallowed", "handed_to_
 _NORMALIZED_ONLY += ("synced", "largest_group")
 
 
-def layer_figures(layer: ObservedLayer, *, aligned: float = ALIGNED) -> dict[str, Array]:
+def layer_figures(layer: ObservedLayer) -> dict[str, Array]:
     """Compute what `Recording.looks` holds of a layer.
 
     Args:
         layer: From `observe_function`.
-        aligned: |sin θ| below which vectors count as aligned.
 
     Returns:
         By the names of the fields: scalars, and the cosines as (40,). What the layer does not have
@@ -56,7 +55,7 @@ def layer_figures(layer: ObservedLayer, *, aligned: float = ALIGNED) -> dict[str
     if not len(layer.W):
         missing.update(_OF_INPUTS)
     inputs = jnp.ones(len(layer.W), one.dtype)
-    found |= summarize_angles(angles, mean_delta, layer.W, inputs, one, aligned=aligned)
+    found |= summarize_angles(angles, mean_delta, layer.W, inputs, one, aligned=ALIGNED)
     shares = cosine_shares(cosine_bins(layer.angles)[None])[0]
     figures = {
         name: jnp.mean(a, dtype=one.dtype)

@@ -69,6 +69,14 @@ PAPERS = (
         "Batch renormalization (algorithm 1), and how its bounds are relaxed while training.",
     ),
     Source(
+        "Santurkar, Tsipras, Ilyas & Madry 2018",
+        "Shibani Santurkar, Dimitris Tsipras, Andrew Ilyas and Aleksander Madry: How Does Batch "
+        "Normalization Help Optimization? Advances in Neural Information Processing Systems, 2018, "
+        "arXiv:1805.11604.",
+        "How much a layer's gradient changes when the layers below it are updated; noise behind "
+        "normalization.",
+    ),
+    Source(
         "Chan, Golub & LeVeque 1983",
         "Tony F. Chan, Gene H. Golub and Randall J. LeVeque: Algorithms for Computing the Sample "
         "Variance: Analysis and Recommendations. The American Statistician 37 (3), 242–247.",

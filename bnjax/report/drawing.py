@@ -205,15 +205,8 @@ def svg(figure: "Figure") -> str:
 
 def _line(axes: "Axes", line: Line, color: str, log: bool) -> None:
     y = np.where(line.y > 0, line.y, np.nan) if log else line.y
-    axes.plot(
-        line.x,
-        y,
-        line.style,
-        color=shade(color, line.share),
-        linewidth=2,
-        markersize=4,
-        label=line.label,
-    )
+    look = {"color": shade(color, line.share), "linewidth": 2, "markersize": 4}
+    axes.plot(line.x, y, line.style, label=line.label, **look)
 
 
 def shade(color: str, share: float) -> tuple[float, ...]:

@@ -21,6 +21,12 @@ from sphinx.transforms import SphinxTransform
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("bnjax", "examples", "benchmarks")
 SCHEME = "source:"  # of links that lead to one of these pages until they are resolved
+INCLUDED = {  # files outside of docs/, by the page that shows each
+    "benchmarks/RESULTS.md": "/benchmarks.md",
+    "CHANGELOG.md": "/changes.md",
+    "CONTRIBUTING.md": "/contributing.md",
+}
+TO_INCLUDED = re.compile(rf"\]\((?:\.\./)+({'|'.join(map(re.escape, INCLUDED))})")
 TAG = re.compile(r"(?<![\w.#&;-])((?:BL|BN|[DPGER])\.\d+)(?![\w.]*\w)")
 
 
@@ -98,6 +104,11 @@ def resolve(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             node["internal"] = True
 
 
+def lead_to_pages(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Let links to files that a page shows lead to that page."""
+    source[0] = TO_INCLUDED.sub(lambda link: f"]({INCLUDED[link[1]]}", source[0])
+
+
 def collect(app: Sphinx):
     """Yield the pages: name, context, template."""
     formatter = HtmlFormatter(lineanchors="line", cssclass="highlight source")
@@ -117,6 +128,7 @@ def setup(app: Sphinx) -> dict:
     """Connect the functions above."""
     app.config.linkcode_resolve = linkcode_resolve
     app.add_transform(LinksToSource)
+    app.connect("source-read", lead_to_pages)
     app.connect("doctree-resolved", resolve)
     if app.config.html_theme:
         app.connect("html-collect-pages", collect)
