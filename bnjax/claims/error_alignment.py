@@ -1,8 +1,9 @@
 """The claim that learning turns x̂ towards the negative error, as far as the inputs allow.
 
-(G.7)  cos θ1_i → −R_i   with Δ_i held fixed, at ε = 0
+(G.7)  cos θ1 → −R_i where γ_i > 0
 
-R_i is the multiple correlation of Δ_i with the inputs u_j: no combination of them is closer to it.
+This holds with Δ_i held fixed, at ε = 0. R_i is the multiple correlation of Δ_i with the inputs
+u_j: no combination of them is closer to it.
 
 Source: S0/S1 §3.
 """

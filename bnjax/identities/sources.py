@@ -94,6 +94,13 @@ PAPERS = (
         "The uniform initialization of weights, eq. 16.",
     ),
     Source(
+        "Santurkar, Tsipras, Ilyas & Madry 2018",
+        "Shibani Santurkar, Dimitris Tsipras, Andrew Ilyas and Aleksander Mądry: How Does Batch "
+        "Normalization Help Optimization? Advances in Neural Information Processing Systems, 2018, "
+        "arXiv:1805.11604.",
+        "Internal covariate shift as the change of a layer's gradient; noise behind normalization.",
+    ),
+    Source(
         "Ridders 1982",
         "C. J. F. Ridders: Accurate Computation of F′(x) and F′(x) F″(x). Advances in Engineering "
         "Software 4 (2), 75–76.",
