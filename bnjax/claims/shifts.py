@@ -98,7 +98,7 @@ def experiment(kind: str, net: Network) -> Experiment:
         measured = {"inputs": jnp.stack(shifts), "gradient": jnp.stack(changes)}
         return measured | accuracy(net, train_state, data)
 
-    return replace(sgd_with_keys(net, objective), evaluate=evaluate)
+    return replace(sgd_with_keys(net, lambda _, *args: objective(*args)), evaluate=evaluate)
 
 
 def run(setting: Setting, kinds: Sequence[str] = tuple(LABELS)) -> Measured:

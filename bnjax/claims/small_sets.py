@@ -16,7 +16,7 @@ from jax import Array
 from bnjax import activations, batch_norm, network
 from bnjax.claims import grids
 from bnjax.claims.claim import Data, Measured, Setting
-from bnjax.claims.training import Experiment, Found, Job, sgd, sgd_with_keys, share_right, train
+from bnjax.claims.training import Experiment, Found, Job, Varied, sgd_with_keys, share_right, train
 from bnjax.moments import Moments
 from bnjax.network import Network, NormDense, Params, State
 from bnjax.training import TrainState
@@ -32,21 +32,19 @@ def training_accuracy(net: Network, train_state: TrainState, data: Data) -> dict
 
 
 @lru_cache
-def experiment(net: Network, dropout: float) -> Experiment:
-    """Return the experiment that trains a network with this probability p of dropout."""
-    if not dropout:
-        return sgd(net, training_accuracy)
+def experiment(net: Network) -> Experiment:
+    """Return the experiment of `sgd` with dropout; varied is its probability "p", too."""
     g = activations.get(net.activation).g
 
     def objective(
-        key: Array, params: Params, state: State, x: Array, targets: Array
+        varied: Varied, key: Array, params: Params, state: State, x: Array, targets: Array
     ) -> tuple[Array, tuple[Moments, ...]]:
-        y, moments = x, []
+        y, moments, kept = x, [], 1 - varied["p"]
         for number, layer in enumerate(params):
             u = x
             if number:
-                kept = jax.random.bernoulli(jax.random.fold_in(key, number), 1 - dropout, y.shape)
-                u = jnp.where(kept, g(y) / (1 - dropout), 0)
+                mask = jax.random.bernoulli(jax.random.fold_in(key, number), kept, y.shape)
+                u = jnp.where(mask, g(y) / kept, 0)
             if isinstance(layer, NormDense):
                 y, found = batch_norm(u @ layer.W, layer.gamma, layer.beta, eps=net.eps)
                 moments.append(found)
@@ -72,27 +70,31 @@ def run(setting: Setting, dropouts: Sequence[float], rates: Sequence[float]) -> 
         size = min(_BATCH, count)
         epochs = -(-_STEPS // (count // size))
         jobs = {
-            f"{name}_{p}": Job(
-                experiment(net, p), grids.rows(rate=rates, scale=(SCALES[name],)), epochs, size
+            name: Job(
+                experiment(net),
+                grids.rows(p=dropouts, rate=rates, scale=(SCALES[name],)),
+                epochs,
+                size,
             )
             for name, net in nets.items()
-            for p in dropouts
         }
         report = partial(_report, setting, done, len(samples))
         found.append(train(replace(setting, data=part, report=report), jobs))
     values = {}
     for name in nets:
-        each = [[_at_best(of[f"{name}_{p}"]) for p in dropouts] for of in found]
+        each = [_at_best(of[name], len(dropouts)) for of in found]
         for at, what in enumerate(("accuracy", "training")):
-            values[f"{name}_{what}"] = np.moveaxis(np.array(each)[:, :, at], -1, 0)
+            values[f"{name}_{what}"] = np.stack([one[at] for one in each], axis=1)
     return Measured({"samples": tuple(samples), "dropout": tuple(dropouts)}, values)
 
 
-def _at_best(found: Found) -> tuple[np.ndarray, np.ndarray]:
-    """Return the last accuracies on the test and on the training set at the best rate, (S,)."""
-    test = found["accuracy"][..., -1]
-    at = int(grids.best_setting(test))
-    return test[:, at], found["training"][:, at]
+def _at_best(found: Found, dropouts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the last accuracies on the test and on the training set at the best rate, (S, p)."""
+    test = grids.as_grid(found["accuracy"][..., -1], dropouts, -1)
+    training = grids.as_grid(found["training"], dropouts, -1)
+    at = grids.best_setting(np.moveaxis(test, -1, 1))[None, :, None]
+    test, training = (np.take_along_axis(each, at, axis=-1)[..., 0] for each in (test, training))
+    return test, training
 
 
 def _report(setting: Setting, parts_done: int, parts: int, done: int, total: int) -> None:

@@ -1,8 +1,4 @@
-"""The claim that weights whose input is aligned with x̂ stop: sin θ2 = 0.
-
-(G.6)  sin θ2 = 0 ⇒ ∂C/∂W_ji = 0
-
-This holds at ε = 0.
+"""The claim that weights whose input is aligned with x̂ stop: sin θ2 = 0 (G.6, at ε = 0).
 
 Source: S0/S1 §3.
 """

@@ -223,20 +223,20 @@ def sgd_of(net: Network, objective: Objective) -> Experiment:
 
 def sgd_with_keys(
     net: Network,
-    objective: Callable[[Array, Params, State, Array, Array], tuple[Array, tuple[Moments, ...]]],
+    objective: Callable[..., tuple[Array, tuple[Moments, ...]]],
 ) -> Experiment:
     """Return the experiment of `sgd_of` for what is drawn anew at each step.
 
     Args:
         net: The network.
-        objective: As in `sgd_of`, with a key of each step's own as its first argument.
+        objective: As in `sgd_of`, after what is varied and a key of each step's own.
     """
 
     def epoch(varied: Varied, train_state: TrainState, order: Array, x: Array, targets: Array):
         def train(train_state: TrainState, batch: Array) -> tuple[TrainState, Array]:
             # the batch tells the seeds apart
             key = jax.random.fold_in(jax.random.key(0), train_state.step)
-            of_step = partial(objective, jax.random.fold_in(key, batch[0]))
+            of_step = partial(objective, varied, jax.random.fold_in(key, batch[0]))
             one = sgd_of(net, of_step)
             return one.epoch(varied, train_state, batch[None], x, targets)
 

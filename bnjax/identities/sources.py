@@ -87,18 +87,18 @@ PAPERS = (
         "Ghost batches: groups of a large batch, each normalized with its own moments.",
     ),
     Source(
+        "Santurkar, Tsipras, Ilyas & Madry 2018",
+        "Shibani Santurkar, Dimitris Tsipras, Andrew Ilyas and Aleksander Mądry: How Does Batch "
+        "Normalization Help Optimization? Advances in Neural Information Processing Systems, 2018, "
+        "arXiv:1805.11604.",
+        "Internal covariate shift as a change of gradients, and noise added after normalization.",
+    ),
+    Source(
         "Glorot & Bengio 2010",
         "Xavier Glorot and Yoshua Bengio: Understanding the Difficulty of Training Deep "
         "Feedforward Neural Networks. International Conference on Artificial Intelligence and "
         "Statistics, 2010.",
         "The uniform initialization of weights, eq. 16.",
-    ),
-    Source(
-        "Santurkar, Tsipras, Ilyas & Madry 2018",
-        "Shibani Santurkar, Dimitris Tsipras, Andrew Ilyas and Aleksander Mądry: How Does Batch "
-        "Normalization Help Optimization? Advances in Neural Information Processing Systems, 2018, "
-        "arXiv:1805.11604.",
-        "Internal covariate shift as the change of a layer's gradient; noise behind normalization.",
     ),
     Source(
         "Ridders 1982",
