@@ -217,6 +217,7 @@ def check_images(rng, axis, keep_every, parts, dtype, masked):
     chex.assert_trees_all_equal_structs(grads, bars)
 
 
+@pytest.mark.slow
 def test_a_chain_of_convolutions_with_a_connection_past_them(rng):
     check_images(rng, 1, None, (2, 3), "float64", True)
 

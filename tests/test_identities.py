@@ -75,6 +75,7 @@ def test_float64_without_x64_says_how_to_switch_it_on():
             identities.check(ALL[0], dtype="float64", eps=0.0, key=jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_float32_needs_no_x64():
     with jax.enable_x64(False):
         for tag in ("BN.2", "D.4", "P.1"):

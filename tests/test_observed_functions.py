@@ -192,6 +192,7 @@ def cnn_loss(params, x, targets):
     return ((h - targets) ** 2).sum()
 
 
+@pytest.mark.slow
 def test_each_constructed_fault_shows_in_its_numbers(rng):
     def convolution(n_in, n_out):
         kernel = rng.normal(size=(3, 3, n_in, n_out))
