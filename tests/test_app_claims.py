@@ -32,7 +32,7 @@ def pretended(name, better):
         setting.report(1, 2)
         setting.report(2, 2)
         values = better + 0.01 * np.arange(len(setting.seeds))
-        return Measured({"x": (1.0, 2.0)}, {"a": np.stack([values, 2 * values], 1)})
+        return Measured({"x": (1, 2.0, "y")}, {"a": np.stack([values, 2 * values], 1)})
 
     real = next(claim for claim in claims.CLAIMS if claim.name == name)
     return dataclasses.replace(
@@ -40,7 +40,7 @@ def pretended(name, better):
         text=f"The claim <{name}> & its text.",
         run=measure,
         judge=lambda m: SEEN if np.median(m.values["a"]) > 1 else NOT_SEEN,
-        figures=lambda m: (Figure("a", m.values["a"][:, 0], ".2f"), never),
+        figures=lambda m: (Figure(f"a{m.varied['x'][0]}", m.values["a"][:, 0], ".2f"), never),
         charts=lambda m: (
             Chart("a over x", "x", "a", (Curve("it", "bn", (1.0, 2.0), m.values["a"]),)),
         ),
@@ -74,7 +74,12 @@ def test_a_table_a_page_and_json_come_of_it(task, tmp_path, capsys):
     first, second = result["claims"]
     assert (first["verdict"], second["verdict"]) == ("seen", "not seen here")
     assert first["sets"] == ["seen"] * 3 and first["seeds"] == [0, 1, 2]
-    assert first["figures"]["a"] == {"median": 2.01, "least": 2.0, "most": 2.02, "unit": ""}
+    assert first["figures"]["a1"] == {
+        "median": 2.01,
+        "least": 2.0,
+        "most": 2.02,
+        "unit": "",
+    }
     assert first["criterion"] == claims.CLAIMS[0].criterion
     for name in ("learning_rates", "initial_values"):
         assert (tmp_path / "c" / "claims" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -85,7 +90,7 @@ def test_a_table_a_page_and_json_come_of_it(task, tmp_path, capsys):
     assert all(
         link.startswith(("#", "data:")) for link in re.findall(r'(?:src|href)="([^"]*)', page)
     )
-    text = (tmp_path / "c" / "claims.md").read_text()
+    text = (tmp_path / "c" / "CLAIMS.md").read_text()
     for link in re.findall(r"\]\(([^)]*)\)", text):
         assert link.startswith("#") or (tmp_path / "c" / link).exists()
 

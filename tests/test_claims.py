@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -155,6 +156,15 @@ def test_names_are_words_and_different():
     for claim in claims.CLAIMS:
         texts = claim.text, claim.varied, claim.criterion
         assert all(text.endswith(".") for text in texts) and claim.source
+
+
+def test_the_document_is_of_these_claims():
+    docs = Path(__file__).parent.parent / "docs"
+    document = (docs / "CLAIMS.md").read_text()
+    for claim in claims.CLAIMS:
+        assert claim.text in document and f"Criterion: {claim.criterion}" in document
+        assert f"Varied: {claim.varied}" in document
+        assert (docs / "claims" / f"{claim.name}.png").exists()
 
 
 @pytest.fixture(scope="module")

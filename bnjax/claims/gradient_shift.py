@@ -48,7 +48,7 @@ CLAIM = Claim(
     name="gradient_shift",
     text="Normalization reduces internal covariate shift: a layer's gradient changes less when "
     "the layers below are updated.",
-    source="Ioffe & Szegedy 2015, §2, in the measure of Santurkar et al. 2018",
+    source="Ioffe & Szegedy 2015, §2; measure: Santurkar, Tsipras, Ilyas & Madry 2018",
     varied=shifts.VARIED,
     criterion="|G' − G| / |G| for the gradient G of a layer's W on 512 samples, and G' after a "
     "step of the layers below; the median over the evaluations, averaged over the layers. Seen "

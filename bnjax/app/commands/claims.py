@@ -121,6 +121,6 @@ def _write(folder: ClaimsFolder, result: dict[str, Any], outcomes: list[Outcome]
     for outcome in outcomes:
         drawn = charts.picture(outcome.claim.charts(outcome.measured))
         folder.write(f"claims/{outcome.claim.name}.png", drawn)
-    folder.write("claims.md", verdicts.as_markdown(result, outcomes).encode())
+    folder.write("CLAIMS.md", verdicts.as_markdown(result, outcomes).encode())
     folder.write("index.html", verdicts.as_page(result, outcomes).encode())
     folder.write("claims.json", result)

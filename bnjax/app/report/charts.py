@@ -23,7 +23,7 @@ def picture(charts: Sequence[Chart]) -> Callable[[BinaryIO], object]:
     figure = Figure(figsize=(_SIZE[0] * len(charts), _SIZE[1]), layout="constrained")
     for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
         _draw(axes, chart)
-    return lambda file: figure.savefig(file, format="png", dpi=130)
+    return lambda file: figure.savefig(file, format="png", dpi=110)
 
 
 def panels(section: str, charts: Sequence[Chart]) -> list[Panel]:

@@ -41,7 +41,7 @@ def as_markdown(result: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
         "",
         f"Data: {_about(result)}",
         "",
-        f"Written by `{_command(result)}` as `claims.md`, on {result['device']}. " + _HOW_JUDGED,
+        f"Written by `{_command(result)}` as `CLAIMS.md`, on {result['device']}. " + _HOW_JUDGED,
         "",
         f"| {' | '.join(_HEADINGS)} |",
         f"|{'---|' * len(_HEADINGS)}",

@@ -29,7 +29,7 @@ class ClaimsFolder(Folder):
     names = (
         config.FILE,
         "claims.json",
-        "claims.md",
+        "CLAIMS.md",
         "index.html",
         *(f"claims/{claim.name}.{end}" for claim in claims.CLAIMS for end in ("json", "png")),
     )
@@ -85,7 +85,7 @@ class _File(TypedDict):
     criterion: str
     seeds: tuple[int, ...]
     seconds: float
-    points: dict[str, tuple[float | str, ...]]
+    points: dict[str, tuple[int | float | str, ...]]
     values: dict[str, Any]
 
 
