@@ -124,6 +124,7 @@ def test_devices_that_normalize_by_themselves_average_what_they_find(key, gradie
     close(got.state, (state,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sync", [True, False])
 def test_the_scale_of_the_weights_does_not_matter(key, sync, rng):
     net, optimizer, mesh = NETS["bn"], optax.sgd(0.3), training.data_mesh()

@@ -267,7 +267,8 @@ def test_a_step_is_that_of_the_large_batch(rng, key):
     chex.assert_trees_all_close(got, wanted, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("weights", [pytest.param("equal", marks=pytest.mark.slow), "weights"])
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["equal", "weights"])
 def test_separate_micro_batches_are_separate_devices(rng, key, weights):
     (x, targets), w = drawn(rng, sizes=NET.sizes), WEIGHTS[weights](rng)
     start = training.init(NET, OPTIMIZER, key)

@@ -200,13 +200,8 @@ class Recorder:
         return Compiled()
 
 
-@pytest.mark.parametrize(
-    "reference",
-    [
-        pytest.param(True, id="reference"),
-        pytest.param(False, id="differences", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("reference", [True, False], ids=["reference", "differences"])
 def test_all_products_are_exact_on_accelerators(x, monkeypatch, reference):
     """On an H100 or a TPU the default would be TF32 or bfloat16, and look like a wrong rule."""
     settings = set()

@@ -125,6 +125,7 @@ def test_what_is_moved_and_stretched_is_as_far_apart_as_that(rng):
     assert float(shifts._distance(u, u)) == 0
 
 
+@pytest.mark.slow
 def test_planted_neurons_are_what_they_should_be(key):
     params, _ = init(Network((4, 50, 50, 3)), key)
     W = np.asarray(stopped_weights.plant(params)[1].W)

@@ -162,7 +162,8 @@ def test_an_array_is_measured_in_even_batches_that_the_layers_see(gather):
     assert all(s.batches.tolist() == [3] * s.batches.size for s in state)
 
 
-@pytest.mark.parametrize("gather", ["pool", pytest.param("average", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("gather", ["pool", "average"])
 @pytest.mark.usefixtures("quick_training")
 def test_batches_are_measured_one_after_the_other(gather):
     state = measure_population(NET, PARAMS, (x for x in DEALT), gather=gather)

@@ -39,7 +39,7 @@ def assert_gradients(observed, grads, tolerance, neuron_axes=None):
         assert np.max(np.abs(found - wanted)) <= tolerance * np.max(np.abs(wanted)), layer.name
 
 
-# kernel's shape, options, layout; grouped first: there each neuron has inputs of its own
+# kernel's shape, options, layout; in groups each neuron has inputs of its own
 CONVOLUTIONS = {
     "grouped": (
         (3, 2, 1, 6),
@@ -59,10 +59,8 @@ CONVOLUTIONS = {
 }
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in list(CONVOLUTIONS)[1:]]
-
-
-@pytest.mark.parametrize("kind", [next(iter(CONVOLUTIONS)), *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_a_convolution_has_the_angles_of_its_patches(rng, kind):
     shape, options, layout = CONVOLUTIONS[kind]
     convolve = partial(lax.conv_general_dilated, dimension_numbers=layout, **options)
@@ -222,6 +220,7 @@ def test_each_constructed_fault_shows_in_its_numbers(rng):
     assert list(np.flatnonzero(second.eps_share > 0.5)) == [3]
 
 
+@pytest.mark.slow
 def test_a_plain_layer_whose_means_dominate_shows_by_name(rng):
     def loss(params, x, targets):
         h = jax.nn.sigmoid(batch_norm(x @ params["first"])[0])

@@ -112,6 +112,7 @@ def many(draw, k=6, channels=3):
 
 @EXAMPLES
 @given(many(), st.sampled_from([0.0, 0.1, 0.9, 0.999999, None]))
+@pytest.mark.slow
 def test_running_statistics_are_right_over_sixty_decades(data, decay):
     mean, var = data
     state = run(population.init(mean.shape[1]), moments(mean, var), decay=decay)

@@ -425,7 +425,8 @@ def test_the_code_of_the_page_runs(rng):
 # --- a batch that is spread, and the audit --------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", ["vjp", pytest.param("autodiff", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["vjp", "autodiff"])
 def test_a_batch_over_a_vmap_is_one_batch(rule, rng):
     x, statistics, gamma, beta, y_bar = draw(rng, (12, 2))
     where = rng.uniform(0.5, 2, (12, 1))
