@@ -53,7 +53,8 @@ def _how_soon(reached: dict[str, int | None]) -> list[str]:
     never = [name for name, steps in reached.items() if steps is None]
     if not there:
         return ["None of them reached 95 %."] * (len(reached) > 1)
-    first, last = min(there, key=lambda k: there[k]), max(there, key=lambda k: there[k])
+    ordered = sorted(there, key=there.__getitem__)
+    first, last = ordered[0], ordered[-1]
     said = [f"{capital(first)} was at 95 % after {there[first]:,} mini-batches."]
     ratio = there[last] / there[first]
     if len(there) > 1:
