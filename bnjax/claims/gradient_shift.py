@@ -3,46 +3,13 @@
 Source: Ioffe & Szegedy 2015, §2, in the measure of Santurkar et al. 2018.
 """
 
+from functools import partial
+
 from bnjax.claims import shifts
-from bnjax.claims.claim import (
-    DEPENDS,
-    NOT_SEEN,
-    SEEN,
-    Chart,
-    Claim,
-    Figure,
-    Measured,
-    Verdict,
-    median,
-)
+from bnjax.claims.claim import Claim
 
-_LESS = 0.5
-
-
-def judge(measured: Measured) -> Verdict:
-    """Judge by the criterion that `CLAIM` states."""
-    found = shifts.over_training(measured, "gradient")
-    baseline, bn = median(found["baseline"]), median(found["bn"])
-    if bn <= _LESS * baseline:
-        return SEEN
-    return NOT_SEEN if bn >= baseline else DEPENDS
-
-
-def figures(measured: Measured) -> tuple[Figure, ...]:
-    """Return the shifts."""
-    found = shifts.over_training(measured, "gradient")
-    return tuple(
-        Figure(f"change of the gradient, {shifts.LABELS[kind]}", each, ".2g")
-        for kind, each in found.items()
-    )
-
-
-def charts(measured: Measured) -> tuple[Chart, ...]:
-    """Return the shifts over training."""
-    lines = shifts.curves(measured, "gradient")
-    title = "How much a step of the layers below changes a layer's gradient"
-    return (Chart(title, "step (mini-batches)", "change of the gradient", lines, log_y=True),)
-
+_CALLED = "change of the gradient"
+_TITLE = "How much a step of the layers below changes a layer's gradient"
 
 CLAIM = Claim(
     name="gradient_shift",
@@ -55,7 +22,7 @@ CLAIM = Claim(
     "if its median is at most half as large with normalization as without; not seen if it is at "
     "least as large.",
     run=shifts.run,
-    judge=judge,
-    figures=figures,
-    charts=charts,
+    judge=partial(shifts.judge, "gradient"),
+    figures=partial(shifts.figures, "gradient", _CALLED),
+    charts=partial(shifts.charts, "gradient", _CALLED, _TITLE),
 )

@@ -3,46 +3,13 @@
 Source: S3; Ioffe & Szegedy 2015, abstract and §2.
 """
 
+from functools import partial
+
 from bnjax.claims import shifts
-from bnjax.claims.claim import (
-    DEPENDS,
-    NOT_SEEN,
-    SEEN,
-    Chart,
-    Claim,
-    Figure,
-    Measured,
-    Verdict,
-    median,
-)
+from bnjax.claims.claim import Claim
 
-_LESS = 0.5
-
-
-def judge(measured: Measured) -> Verdict:
-    """Judge by the criterion that `CLAIM` states."""
-    found = shifts.over_training(measured, "inputs")
-    baseline, bn = median(found["baseline"]), median(found["bn"])
-    if bn <= _LESS * baseline:
-        return SEEN
-    return NOT_SEEN if bn >= baseline else DEPENDS
-
-
-def figures(measured: Measured) -> tuple[Figure, ...]:
-    """Return the shifts."""
-    found = shifts.over_training(measured, "inputs")
-    return tuple(
-        Figure(f"shift of the inputs, {shifts.LABELS[kind]}", each, ".2g")
-        for kind, each in found.items()
-    )
-
-
-def charts(measured: Measured) -> tuple[Chart, ...]:
-    """Return the shifts over training."""
-    lines = shifts.curves(measured, "inputs")
-    title = "How much a step moves the layers' inputs"
-    return (Chart(title, "step (mini-batches)", "shift of the inputs", lines, log_y=True),)
-
+_CALLED = "shift of the inputs"
+_TITLE = "How much a step moves the layers' inputs"
 
 CLAIM = Claim(
     name="input_shift",
@@ -55,7 +22,7 @@ CLAIM = Claim(
     "averaged over the layers. Seen if its median is at most half as large with normalization as "
     "without; not seen if it is at least as large.",
     run=shifts.run,
-    judge=judge,
-    figures=figures,
-    charts=charts,
+    judge=partial(shifts.judge, "inputs"),
+    figures=partial(shifts.figures, "inputs", _CALLED),
+    charts=partial(shifts.charts, "inputs", _CALLED, _TITLE),
 )

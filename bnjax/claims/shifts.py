@@ -22,7 +22,19 @@ from jax import Array
 
 from bnjax import batch_norm, network
 from bnjax.claims import grids
-from bnjax.claims.claim import Curve, Data, Measured, Setting
+from bnjax.claims.claim import (
+    DEPENDS,
+    NOT_SEEN,
+    SEEN,
+    Chart,
+    Curve,
+    Data,
+    Figure,
+    Measured,
+    Setting,
+    Verdict,
+    median,
+)
 from bnjax.claims.training import Experiment, Job, accuracy, sgd_with_keys, train
 from bnjax.moments import Moments
 from bnjax.network import LayerPass, Network, NormDense, Params, State
@@ -40,6 +52,7 @@ VARIED = (
 )
 _SPREAD = 1.0  # standard deviation of a unit's noise: its shift, and its factor's logarithm
 _SAMPLES = 512
+_LESS = 0.5
 
 
 def passes(
@@ -132,6 +145,26 @@ def over_training(measured: Measured, name: str) -> dict[str, np.ndarray]:
         for kind in LABELS
         if f"{kind}_{name}" in measured.values
     }
+
+
+def judge(name: str, measured: Measured) -> Verdict:
+    """Judge whether a shift is at most half as large with normalization."""
+    found = over_training(measured, name)
+    baseline, bn = median(found["baseline"]), median(found["bn"])
+    if bn <= _LESS * baseline:
+        return SEEN
+    return NOT_SEEN if bn >= baseline else DEPENDS
+
+
+def figures(name: str, called: str, measured: Measured) -> tuple[Figure, ...]:
+    """Return a shift of each kind, under what it is called."""
+    found = over_training(measured, name)
+    return tuple(Figure(f"{called}, {LABELS[kind]}", each, ".2g") for kind, each in found.items())
+
+
+def charts(name: str, called: str, title: str, measured: Measured) -> tuple[Chart, ...]:
+    """Return a shift over training, under a title and what it is called."""
+    return (Chart(title, "step (mini-batches)", called, curves(measured, name), log_y=True),)
 
 
 def curves(measured: Measured, name: str) -> tuple[Curve, ...]:
