@@ -83,6 +83,17 @@ class Folder:
             raise
         return folder
 
+    @classmethod
+    def reopen(cls, path: Path) -> Self:
+        """Open the folder that --resume names, of something that has begun.
+
+        Raises:
+            UserError: It is in use or cannot be written.
+        """
+        opened = cls(path, "--resume")
+        opened.mark()
+        return opened
+
     def mark(self) -> None:
         """Write the marker that says what the folder is."""
         self.write(_MARKER, _Marker(folder=self.kind, bnjax=bnjax.__version__))

@@ -3,7 +3,7 @@
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -39,17 +39,6 @@ class RunFolder(folder.Folder):
         self._metrics = None
         super().__init__(path, option)
         self.way_out = f"free some space, then go on with bnjax train --resume {path}"
-
-    @classmethod
-    def reopen(cls, path: Path) -> Self:
-        """Open the folder of a run that has begun.
-
-        Raises:
-            UserError: It is in use or cannot be written.
-        """
-        opened = cls(path, "--resume")
-        opened.mark()
-        return opened
 
     def own_names(self) -> list[str]:
         """List the files that a run may have written, the marker aside."""

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 import numpy as np
@@ -33,17 +33,6 @@ class ClaimsFolder(Folder):
         "index.html",
         *(f"claims/{claim.name}.{end}" for claim in claims.CLAIMS for end in ("json", "png")),
     )
-
-    @classmethod
-    def reopen(cls, path: Path) -> Self:
-        """Open the folder of claims that have been begun.
-
-        Raises:
-            UserError: It is in use or cannot be written.
-        """
-        opened = cls(path, "--resume")
-        opened.mark()
-        return opened
 
 
 class Outcome(NamedTuple):
