@@ -41,7 +41,7 @@ def claims(options: Claims, *, given: frozenset[str] = frozenset()) -> int:
     options.check()
     say(f"reading {options.data}")
     data, setting = _load(options)
-    now = measured.describe(options, data, setting.batch_size)
+    now = config.make(options, config.resolve(options.data, data, setting.batch_size))
     if begun is not None:
         config.check_same(Path(options.resume or ""), begun, now)
         folder = ClaimsFolder.reopen(Path(options.resume or ""))

@@ -18,7 +18,6 @@ from jax import Array
 from jax.tree_util import Partial
 
 from bnjax import network, training
-from bnjax.app import data as datasets
 from bnjax.app.data import Data
 from bnjax.app.io import files
 from bnjax.app.io.folder import Folder
@@ -63,13 +62,7 @@ def sweep(options: Sweep) -> int:
     options.check_normalizes()
     parts = _load(options)
     data, batch_size = parts[0].data, parts[0].batch_size
-    resolved = config.Resolved(
-        data=datasets.absolute(options.data),
-        digest=datasets.digest(data),
-        batch_size=batch_size,
-        learning_rate=None,
-        devices=1,
-    )
+    resolved = config.resolve(options.data, data, batch_size)
     with contextlib.closing(SweepFolder.create(options.out, overwrite=options.overwrite)) as folder:
         folder.write(config.FILE, config.make(options, resolved))
         rows, at_once = _train(options, parts)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnjax import training
-from bnjax.app import data as datasets
 from bnjax.app.io import signals
 from bnjax.app.io.terminal import TrainingProgress, say
 from bnjax.app.measures import divergence, gradients
@@ -76,10 +75,10 @@ def _begin(options: Train, given: frozenset[str], stack: contextlib.ExitStack) -
     data, batch_size = networks.load(options, seed=options.seed)
     found = config.make(
         options,
-        config.Resolved(
-            data=datasets.absolute(options.data),
-            digest=datasets.digest(data),
-            batch_size=batch_size,
+        config.resolve(
+            options.data,
+            data,
+            batch_size,
             learning_rate=options.resolved_learning_rate(),
             devices=1 if mesh is None else mesh.size,
         ),

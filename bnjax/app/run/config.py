@@ -13,6 +13,7 @@ import msgspec
 
 import bnjax
 from bnjax.app import data as datasets
+from bnjax.app.data import Data
 from bnjax.app.errors import UserError
 from bnjax.app.io import files
 from bnjax.app.io.terminal import say
@@ -44,6 +45,24 @@ class Config(TypedDict):
     platform: str
     device: str
     x64: bool
+
+
+def resolve(
+    source: str,
+    data: Data,
+    batch_size: int,
+    *,
+    learning_rate: float | None = None,
+    devices: int = 1,
+) -> Resolved:
+    """Return what options come to; `source` is what --data names."""
+    return Resolved(
+        data=datasets.absolute(source),
+        digest=datasets.digest(data),
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        devices=devices,
+    )
 
 
 def make(options: Any, resolved: Resolved) -> Config:

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 
 from bnjax import claims
-from bnjax.app import data as datasets
 from bnjax.app.errors import UserError
 from bnjax.app.io import files
 from bnjax.app.io.folder import Folder
@@ -154,15 +153,3 @@ def take_up(options: Claims, given: frozenset[str]) -> tuple[Config, Claims]:
             f"{files.reason(error)}; {way_out}"
         ) from None
     return begun, own
-
-
-def describe(options: Claims, data: datasets.Data, batch_size: int) -> Config:
-    """Gather what config.json holds."""
-    resolved = config.Resolved(
-        data=datasets.absolute(options.data),
-        digest=datasets.digest(data),
-        batch_size=batch_size,
-        learning_rate=None,
-        devices=1,
-    )
-    return config.make(options, resolved)
